@@ -1,0 +1,17 @@
+"""What goes wrong because of what was asked: one sentence with the asker's own word and the way out."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Something the caller can put right; its text is one sentence fit to be shown as it is."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The tail of a refusal of `word`: the nearest of the `known` names, or all of them."""
+    names = sorted(known)
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else "known are " + ", ".join(names) + "."
