@@ -1,0 +1,209 @@
+"""How transformers lays out a causal LM: the only file that knows.
+
+There is no table of architectures. The decoder stack is the one `nn.ModuleList` of `num_hidden_layers`
+members whose class the model refuses to split; what a shorter stack needs follows from the config, and is
+checked by comparing with a skeleton built from it.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
+
+from offsite.errors import UserError
+
+_INDEX_NAMES = ("layer_idx", "layer_id")  # what a layer calls its own number; it addresses the KV cache
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A causal LM seen as a stack of layers."""
+
+    model: PreTrainedModel
+    path: str
+    """Where the stack hangs in the model, as in `model.layers`."""
+    layers: nn.ModuleList
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> Decoder:
+        """Find the stack of `model`; a UserError for what is not one plain decoder stack."""
+        config = model.config
+        uncuttable = set(model._no_split_modules or ())
+        found = [
+            (name, module)
+            for name, module in model.named_modules()
+            if isinstance(module, nn.ModuleList)
+            and len(module) == getattr(config, "num_hidden_layers", -1)
+            and all(type(layer).__name__ in uncuttable for layer in module)
+        ]
+        if getattr(config, "is_encoder_decoder", False) or len(found) != 1:
+            raise UserError(
+                f"A model of type {config.model_type!r} has no single stack of decoder layers to cut; "
+                "offsite works on decoder-only causal language models."
+            )
+        if getattr(config, "scale_attn_by_inverse_layer_idx", False):
+            raise UserError(
+                f"This {config.model_type!r} model scales attention by the layer's number "
+                "(scale_attn_by_inverse_layer_idx), so its layers mean something else in a shorter stack; "
+                "it cannot be cut."
+            )
+        return cls(model, *found[0])
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def tensors(self, index: int) -> dict[str, Tensor]:
+        """The parameters and saved buffers of one layer, by their names inside the layer."""
+        return dict(self.layers[index].state_dict(keep_vars=True))
+
+    def rest(self) -> dict[str, Tensor]:
+        """What is not in the stack: embeddings, head, last norm; by full name, tied ones under each name."""
+        inside = self.path + "."
+        return {k: v for k, v in self.model.state_dict(keep_vars=True).items() if not k.startswith(inside)}
+
+    def put(self, index: int, tensors: Mapping[str, Tensor]) -> None:
+        """Overwrite tensors of one layer in place, by their names inside the layer, in the layer's dtype."""
+        own = self.tensors(index)
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                own[name].copy_(tensor)
+
+
+def restack(model: PreTrainedModel, order: Sequence[int]) -> PreTrainedModel:
+    """A causal LM whose stack is the layers `order` of `model`, which it leaves untouched.
+
+    Every tensor is `model`'s own storage behind a new, frozen parameter, so the result costs next to no
+    memory; a layer named twice is one set of parameters in two places. Clone what is to be trained
+    (`own`). Raises UserError where the model cannot be cut so.
+    """
+    decoder = Decoder.of(model)
+    config = reduced_config(model.config, order)
+    result = blank(config)
+    _check_same(decoder, Decoder.of(result), order)
+    shared: dict[int, Tensor] = {}  # one new tensor per old one: tied weights stay tied
+    for name, old in _state(decoder, order):
+        if id(old) not in shared:
+            data = old.detach()
+            shared[id(old)] = nn.Parameter(data, requires_grad=False) if isinstance(old, nn.Parameter) else data
+        _set(result, name, shared[id(old)])
+    result.generation_config = copy.deepcopy(model.generation_config)
+    return result.train(model.training)
+
+
+def own(model: PreTrainedModel, names: Sequence[str]) -> None:
+    """Give `model` its own copy of the named tensors, in place of storage that it shares with another model.
+
+    Parameters that stand under several names stay one parameter.
+    """
+    state = model.state_dict(keep_vars=True)
+    copies: dict[int, Tensor] = {}
+    for name in names:
+        old = state[name]
+        if id(old) not in copies:
+            new = old.detach().clone()
+            copies[id(old)] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
+    for name, old in state.items():  # every name of a copied tensor, also those not asked for
+        if id(old) in copies:
+            _set(model, name, copies[id(old)])
+
+
+def reduced_config(config: PretrainedConfig, order: Sequence[int]) -> PretrainedConfig:
+    """A copy of `config` for a stack of the layers `order`: its depth and every list with one entry a layer."""
+    depth = config.num_hidden_layers
+    reduced = copy.deepcopy(config)
+    reduced.num_hidden_layers = len(order)
+    for key, value in config.to_dict().items():
+        if isinstance(value, list | tuple) and len(value) == depth and hasattr(reduced, key):
+            setattr(reduced, key, type(value)(value[i] for i in order))
+    return reduced
+
+
+def blank(config: PretrainedConfig) -> PreTrainedModel:
+    """A causal LM of `config` whose weights are not yet anything, and take no memory until written."""
+    with no_init_weights():
+        model = AutoModelForCausalLM.from_config(config, dtype=config.dtype or torch.float32)
+    assert isinstance(model, PreTrainedModel)
+    return model.eval().requires_grad_(False)
+
+
+def skeleton(config: PretrainedConfig) -> PreTrainedModel:
+    """A causal LM of `config` on the meta device: names, shapes and dtypes, no memory."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=config.dtype or torch.float32)
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
+def fill(model: PreTrainedModel, tensors: Mapping[str, Tensor], same_as: Mapping[str, str]) -> None:
+    """Set the parameters and saved buffers of a `blank` model; `same_as` names those that are another's."""
+    parameters = {name: nn.Parameter(tensor, requires_grad=False) for name, tensor in tensors.items()}
+    for name, old in model.state_dict(keep_vars=True).items():
+        new = parameters[same_as.get(name, name)]
+        _set(model, name, new if isinstance(old, nn.Parameter) else new.detach())
+
+
+def head_at(model: PreTrainedModel) -> bool:
+    """Whether the model's forward can compute the head at chosen positions only (`logits_to_keep`)."""
+    return "logits_to_keep" in inspect.signature(model.forward).parameters
+
+
+def config_from(data: Mapping[str, Any]) -> PretrainedConfig:
+    """A transformers config from its JSON, built by name: never by remote code."""
+    from transformers import CONFIG_MAPPING
+
+    kind = data.get("model_type")
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        raise UserError(f"This transformers does not know the model type {kind!r}; a newer one may.")
+    config: PretrainedConfig = CONFIG_MAPPING[kind].from_dict(dict(data))
+    return config
+
+
+def _state(decoder: Decoder, order: Sequence[int]) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter and buffer of the restacked model, buffers that are never saved included."""
+    inside = decoder.path + "."
+    model = decoder.model
+    everything = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    yield from ((name, tensor) for name, tensor in everything if not name.startswith(inside))
+    for slot, index in enumerate(order):
+        layer = decoder.layers[index]
+        for name, tensor in [*layer.named_parameters(), *layer.named_buffers()]:
+            yield f"{inside}{slot}.{name}", tensor
+
+
+def _set(model: nn.Module, name: str, tensor: Tensor) -> None:
+    parent, _, leaf = name.rpartition(".")
+    module = model.get_submodule(parent)
+    if leaf in module._parameters:
+        module._parameters[leaf] = tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor, False)
+    else:
+        module._buffers[leaf] = tensor
+
+
+def _check_same(old: Decoder, new: Decoder, order: Sequence[int]) -> None:
+    """Refuse a stack whose layers, rebuilt from the shorter config, are not the layers they came from."""
+    for slot, index in enumerate(order):
+        if _traits(old.layers[index], index) != _traits(new.layers[slot], slot):
+            raise UserError(
+                f"Layer {index} of this {old.model.config.model_type!r} model would change its kind in a "
+                "shorter stack, because its config does not say the kind layer by layer; it cannot be cut."
+            )
+
+
+def _traits(layer: nn.Module, index: int) -> dict[str, Any]:
+    """What makes a layer the layer it is, apart from its weights and its number."""
+    traits: dict[str, Any] = {k: (v.shape, v.dtype) for k, v in layer.state_dict().items()}
+    for path, module in layer.named_modules():
+        traits[path] = type(module)
+        for name, value in vars(module).items():
+            plain = isinstance(value, bool | int | float | str | None) and not name.startswith("_")
+            if plain and name != "training" and not (name in _INDEX_NAMES and value == index):
+                traits[f"{path}:{name}"] = value
+    return traits

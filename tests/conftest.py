@@ -1,0 +1,58 @@
+"""What every test stands on: no network, quiet libraries, tiny models of every family."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+import transformers
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+from tests.families import FAMILIES, tiny_model, tiny_tokenizer
+
+
+@pytest.fixture(autouse=True)
+def _no_network(request, monkeypatch):
+    if "slow" in request.keywords:
+        return
+    real = socket.socket.connect
+
+    def guarded(self, address):
+        if self.family in (socket.AF_INET, socket.AF_INET6):
+            raise AssertionError(f"a test opened a connection to {address}")
+        return real(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(params=sorted(FAMILIES))
+def family(request):
+    return request.param
+
+
+@pytest.fixture
+def model(family):
+    return tiny_model(family)
+
+
+@pytest.fixture
+def llama():
+    return tiny_model("llama")
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return tiny_tokenizer()
+
+
+@pytest.fixture
+def tokens():
+    return torch.randint(3, 120, (2, 12), generator=torch.Generator().manual_seed(1))
