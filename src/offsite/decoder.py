@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
+from transformers.pytorch_utils import Conv1D
 
 from offsite.errors import UserError
 
@@ -64,17 +65,30 @@ class Decoder:
         """The parameters and saved buffers of one layer, by their names inside the layer."""
         return dict(self.layers[index].state_dict(keep_vars=True))
 
+    def linears(self, index: int) -> dict[str, bool]:
+        """One layer's linear modules by name, and whether each keeps its weight transposed, (in, out)."""
+        found = {}
+        for name, module in self.layers[index].named_modules():
+            if isinstance(module, nn.Linear | Conv1D):
+                found[name] = isinstance(module, Conv1D)
+        return found
+
+    def name(self, index: int, inside: str) -> str:
+        """The full name, in the model, of what one layer calls `inside`."""
+        return f"{self.path}.{index}.{inside}"
+
+    def source(self, name: str, order: Sequence[int]) -> str:
+        """What a tensor called `name` in a stack of the layers `order` is called in this one."""
+        inside = self.path + "."
+        if not name.startswith(inside):
+            return name
+        slot, _, rest = name.removeprefix(inside).partition(".")
+        return self.name(order[int(slot)], rest)
+
     def rest(self) -> dict[str, Tensor]:
         """What is not in the stack: embeddings, head, last norm; by full name, tied ones under each name."""
         inside = self.path + "."
         return {k: v for k, v in self.model.state_dict(keep_vars=True).items() if not k.startswith(inside)}
-
-    def put(self, index: int, tensors: Mapping[str, Tensor]) -> None:
-        """Overwrite tensors of one layer in place, by their names inside the layer, in the layer's dtype."""
-        own = self.tensors(index)
-        with torch.no_grad():
-            for name, tensor in tensors.items():
-                own[name].copy_(tensor)
 
 
 def restack(model: PreTrainedModel, order: Sequence[int]) -> PreTrainedModel:
@@ -88,8 +102,10 @@ def restack(model: PreTrainedModel, order: Sequence[int]) -> PreTrainedModel:
     config = reduced_config(model.config, order)
     result = blank(config)
     _check_same(decoder, Decoder.of(result), order)
+    ours = dict(_tensors(model))
     shared: dict[int, Tensor] = {}  # one new tensor per old one: tied weights stay tied
-    for name, old in _state(decoder, order):
+    for name, _ in list(_tensors(result)):
+        old = ours[decoder.source(name, order)]
         if id(old) not in shared:
             data = old.detach()
             shared[id(old)] = nn.Parameter(data, requires_grad=False) if isinstance(old, nn.Parameter) else data
@@ -150,6 +166,13 @@ def fill(model: PreTrainedModel, tensors: Mapping[str, Tensor], same_as: Mapping
         _set(model, name, new if isinstance(old, nn.Parameter) else new.detach())
 
 
+def base_of(model: nn.Module) -> PreTrainedModel:
+    """The transformers model itself, where peft has wrapped it."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    assert isinstance(base, PreTrainedModel)
+    return base
+
+
 def head_at(model: PreTrainedModel) -> bool:
     """Whether the model's forward can compute the head at chosen positions only (`logits_to_keep`)."""
     return "logits_to_keep" in inspect.signature(model.forward).parameters
@@ -166,16 +189,10 @@ def config_from(data: Mapping[str, Any]) -> PretrainedConfig:
     return config
 
 
-def _state(decoder: Decoder, order: Sequence[int]) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter and buffer of the restacked model, buffers that are never saved included."""
-    inside = decoder.path + "."
-    model = decoder.model
-    everything = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    yield from ((name, tensor) for name, tensor in everything if not name.startswith(inside))
-    for slot, index in enumerate(order):
-        layer = decoder.layers[index]
-        for name, tensor in [*layer.named_parameters(), *layer.named_buffers()]:
-            yield f"{inside}{slot}.{name}", tensor
+def _tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter and buffer under every name, buffers that are never saved included."""
+    yield from model.named_parameters(remove_duplicate=False)
+    yield from model.named_buffers(remove_duplicate=False)
 
 
 def _set(model: nn.Module, name: str, tensor: Tensor) -> None:

@@ -1,0 +1,1 @@
+"""The data owner's side: tune what the emulator bundle holds on data that never leaves."""

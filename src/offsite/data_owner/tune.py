@@ -1,0 +1,160 @@
+"""Tuning the adapter through the emulator, on data that stays where it is."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import set_seed
+
+from offsite.adapter import LORA_PARTS, Adapter, Lora, adapter_linears, adapter_tensors, swap
+from offsite.decoder import Decoder
+from offsite.emulator import Emulator
+from offsite.errors import UserError
+from offsite.text import Encoded, Example, encode
+from offsite.training import Point, TrainConfig, answer_loss, fit, pad
+
+
+@dataclass(frozen=True)
+class TuneConfig(TrainConfig):
+    """How to tune an adapter."""
+
+    lora_rank: int | None = None
+    """Train a LoRA of this rank on every linear of the adapter layers; none: train the layers whole."""
+    lora_alpha: float = 32.0
+    """Scale of the LoRA: its update counts alpha / rank times."""
+    max_length: int = 512
+    """Tokens of an example; longer ones lose the beginning of their prompt."""
+    heldout: int = 64
+    """Examples set aside to stop early on; never more than a tenth, none below twenty examples."""
+
+
+@dataclass
+class Tuned(Adapter):
+    """An adapter fresh from tuning, with what only the data owner may see."""
+
+    curve: Sequence[Point] = field(default=(), compare=False)
+    """Loss by step; in memory only, it is in no bundle."""
+
+
+def tune(
+    emulator: Emulator,
+    examples: Sequence[Example],
+    config: TuneConfig | None = None,
+    *,
+    work: Path | None = None,
+    resume: bool = False,
+    what: str = "Tuning",
+) -> Tuned:
+    """Tune the adapter layers of `emulator` on `examples`, answer tokens only, and return them.
+
+    In place: afterwards the emulator holds the tuned adapter; nothing else in it has changed. Checkpoints go
+    to `work` (a temporary folder if none), from which `resume` continues to the same result.
+    """
+    config = config or TuneConfig()
+    if emulator.tokenizer is None:
+        raise UserError("This emulator came without a tokenizer, so text cannot be tuned on.")
+    if not examples:
+        raise UserError("There are no examples to tune on.")
+    rows = encode(examples, emulator.tokenizer, config.max_length)
+    train, heldout = _set_aside(rows, config)
+    pad_id = emulator.tokenizer.pad_token_id or 0
+    sites = _lora_sites(emulator)
+    keep = work or Path(tempfile.mkdtemp(prefix="offsite-"))
+    try:
+        set_seed(config.seed)
+        with _trainable(emulator, config) as model:
+            curve = fit(
+                model, [row._asdict() for row in train], [row._asdict() for row in heldout], config,
+                loss=answer_loss, collate=pad(pad_id), work=keep, resume=resume, what=what,
+            )  # fmt: skip
+            found = _lora(model, sites) if config.lora_rank else None
+    finally:
+        if work is None:
+            shutil.rmtree(keep, ignore_errors=True)
+    return _tuned(emulator, config, found, curve)
+
+
+def _tuned(
+    emulator: Emulator, config: TuneConfig, found: dict[str, torch.Tensor] | None, curve: list[Point]
+) -> Tuned:
+    if found is None or config.lora_rank is None:
+        layers = Adapter.of(emulator.model, emulator.origin).tensors
+        return Tuned(layers, emulator.origin, emulator.digest, curve=curve)
+    lora = Lora(rank=config.lora_rank, alpha=config.lora_alpha)
+    adapter = Tuned(found, emulator.origin, emulator.digest, lora, curve=curve)
+    swap(emulator.model, adapter)
+    return adapter
+
+
+def _set_aside(rows: list[Encoded], config: TuneConfig) -> tuple[list[Encoded], list[Encoded]]:
+    """Rows to train on, rows to stop early on: a random choice that the seed decides."""
+    count = min(config.heldout, len(rows) // 10) if len(rows) >= 20 else 0
+    order = random.Random(config.seed).sample(range(len(rows)), len(rows))
+    return [rows[i] for i in order[count:]], [rows[i] for i in order[:count]]
+
+
+@contextmanager
+def _trainable(emulator: Emulator, config: TuneConfig) -> Iterator[torch.nn.Module]:
+    """The emulator's model with just the adapter requiring gradients, in float32; as it was, afterwards."""
+    model = emulator.model.requires_grad_(False)
+    if config.lora_rank:
+        with _with_lora(emulator, config) as wrapped:
+            yield wrapped
+        return
+    trained = [t for t in adapter_tensors(model, emulator.split).values() if isinstance(t, torch.nn.Parameter)]
+    types = [parameter.dtype for parameter in trained]
+    for parameter in trained:
+        parameter.data = parameter.data.float()  # AdamW's small steps vanish in half precision
+        parameter.requires_grad_(True)
+    try:
+        yield model
+    finally:
+        for parameter, dtype in zip(trained, types, strict=True):
+            parameter.requires_grad_(False)
+            parameter.grad = None
+            parameter.data = parameter.data.to(dtype)
+        model.eval()
+
+
+@contextmanager
+def _with_lora(emulator: Emulator, config: TuneConfig) -> Iterator[torch.nn.Module]:
+    from peft import LoraConfig, get_peft_model
+
+    lora = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        target_modules=list(_lora_sites(emulator).values()),
+        fan_in_fan_out=any(adapter_linears(emulator.model, emulator.split).values()),
+        task_type="CAUSAL_LM",
+    )
+    wrapped = get_peft_model(emulator.model, lora)
+    try:
+        yield wrapped
+    finally:
+        emulator.model = wrapped.unload().eval().requires_grad_(False)
+
+
+def _lora_sites(emulator: Emulator) -> dict[str, str]:
+    """The adapter layers' linear modules: name by place, to name in the emulator's model."""
+    decoder = Decoder.of(emulator.model)
+    places = emulator.split.adapter(len(decoder))
+    return {f"{p}.{name}": decoder.name(i, name) for p, i in places.items() for name in decoder.linears(i)}
+
+
+def _lora(wrapped: torch.nn.Module, sites: Mapping[str, str]) -> dict[str, torch.Tensor]:
+    """What peft trained, by place instead of by the emulator's layer number."""
+    trained = {name: p for name, p in wrapped.named_parameters() if p.requires_grad}
+    found = {}
+    for site, name in sites.items():
+        for part in LORA_PARTS:
+            inner = part.replace(".weight", ".default.weight")
+            found[f"{site}.{part}"] = trained.pop(f"base_model.model.{name}.{inner}").detach().clone()
+    assert not trained, f"peft trained more than was asked: {sorted(trained)}"
+    return found

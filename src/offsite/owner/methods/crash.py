@@ -1,0 +1,70 @@
+"""CRaSh: cluster, remove and share layers, training-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from offsite.owner.blueprint import Blueprint, Place
+from offsite.owner.methods.base import Method, layers_to_keep
+from offsite.owner.profile import Profile
+from offsite.owner.states import hidden_states
+from offsite.split import Split
+
+
+@dataclass(frozen=True)
+class Crash(Method):
+    """Cluster neighbouring layers that say much the same, keep one of each, let it stand for the rest."""
+
+    name: ClassVar[str] = "crash"
+    paper: ClassVar[str] = "CRaSh, arXiv 2310.15477, section 3"
+    calibration: ClassVar[tuple[int, int] | None] = (512, 64)
+    share: bool = True
+    """Whether kept layers also fill the places of the removed ones, so that the depth stays."""
+
+    def profile(self, model: PreTrainedModel, split: Split, tokens: Tensor | None = None) -> Profile:
+        """Linear CKA between the outputs of all middle layers, a sample being a block's mean state."""
+        assert tokens is not None, "calibration asks for tokens"
+        bare = Profile.of(model, split)
+        outputs = [
+            torch.stack([states[i + 1].float().mean(dim=1) for i in bare.middle])  # (M, batch, width)
+            for states in hidden_states(model, tokens, "Comparing layers")
+        ]
+        return Profile.of(model, split, {"cka": linear_cka(torch.cat(outputs, dim=1))})
+
+    def plan(self, profile: Profile, keep: float) -> Blueprint:
+        """The middle layer of each cluster; with `share`, the nearest of them in every place."""
+        middle = profile.middle
+        clusters = cluster(profile.findings["cka"], layers_to_keep(profile, keep))
+        kept = [(group.start + group.stop - 1) // 2 for group in clusters]
+        if not self.share:
+            return tuple(Place(middle[i]) for i in kept)
+        nearest = (min(kept, key=lambda k, i=i: abs(k - i)) for i in range(len(middle)))  # type: ignore[misc]
+        return tuple(Place(middle[i]) for i in nearest)
+
+
+def linear_cka(outputs: Tensor) -> Tensor:
+    """Linear centred kernel alignment between layers (arXiv 1905.00414, eq. 1 with linear kernels).
+
+    `outputs`: (layers, samples, width); the result, (layers, layers), is 1 where outputs agree up to rotation
+    and scale.
+    """
+    centred = (outputs - outputs.mean(dim=1, keepdim=True)).double()
+    grams = torch.einsum("lsd,ltd->lst", centred, centred).flatten(1)  # (layers, samples^2)
+    grams = torch.nn.functional.normalize(grams, dim=1)
+    return (grams @ grams.T).float()
+
+
+def cluster(similarity: Tensor, count: int) -> list[range]:
+    """Merge the two neighbouring clusters of the greatest mean similarity until `count` are left."""
+    clusters = [range(i, i + 1) for i in range(len(similarity))]
+    while len(clusters) > count:
+        pairs = zip(clusters, clusters[1:], strict=False)
+        alike = [float(similarity[a.start : a.stop, b.start : b.stop].mean()) for a, b in pairs]
+        best = alike.index(max(alike))
+        clusters[best : best + 2] = [range(clusters[best].start, clusters[best + 1].stop)]
+    return clusters

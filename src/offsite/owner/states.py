@@ -1,0 +1,28 @@
+"""What flows between a model's layers, read without touching the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from offsite.decoder import head_at
+from offsite.progress import track
+from offsite.training import autocast
+
+_BATCH = 8  # blocks at once; bounds the states held in memory
+
+
+def hidden_states(model: PreTrainedModel, tokens: Tensor, what: str) -> Iterator[tuple[Tensor, ...]]:
+    """For each batch of `tokens` (blocks, length): the states (batch, length, width) before and after layers.
+
+    Index i is the input of layer i, i + 1 its output; the last layer's output has passed the last norm.
+    """
+    batches = tokens.split(_BATCH)
+    extra = {"logits_to_keep": 1} if head_at(model) else {}
+    for batch in track(batches, what, len(batches)):
+        with torch.no_grad(), autocast(model):
+            inputs = batch.to(model.device)
+            yield model(inputs, output_hidden_states=True, use_cache=False, **extra).hidden_states

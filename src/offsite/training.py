@@ -1,0 +1,265 @@
+"""The one training loop, around transformers' Trainer: bf16 where it pays, resumable, one bar."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+
+from offsite.decoder import base_of, head_at
+from offsite.errors import UserError
+from offsite.progress import Advance, bar
+
+_TRAINED = "trained.safetensors"
+_STATE = "trainer_state.json"  # the last file of a checkpoint: where it stands, the checkpoint is whole
+_EAGER_UP_TO = 256  # tokens; below, fused attention's backward on a CPU costs more than it saves
+
+Batch = Mapping[str, Tensor]
+Loss = Callable[[nn.Module, Batch], Tensor]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long and how fast to train."""
+
+    steps: int = 150
+    """Optimizer steps, at the most: early stopping may end sooner."""
+    batch_size: int = 8
+    """Examples in one step."""
+    lr: float = 2e-4
+    """Peak learning rate of AdamW; warmed up over a twentieth of the steps, then a cosine down to zero."""
+    seed: int = 0
+    """Of the order of the examples, dropout and fresh LoRA weights."""
+    checks: int = 5
+    """How often, over the run, the held-out loss is taken and a checkpoint is written."""
+    patience: int = 2
+    """Stop after so many checks in a row without a better held-out loss."""
+    report_to: tuple[str, ...] = ()
+    """Trackers, by transformers' names (tensorboard, mlflow, trackio, wandb); none: local files only."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "lr", "checks", "patience"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name} must be above zero, not {getattr(self, name)}.")
+
+
+class Point(NamedTuple):
+    """One point of a training curve; losses in nats a token."""
+
+    step: int
+    loss: float | None
+    heldout: float | None
+
+
+def fit(
+    model: nn.Module,
+    train: Sequence[Mapping[str, Any]],
+    heldout: Sequence[Mapping[str, Any]],
+    config: TrainConfig,
+    *,
+    loss: Loss,
+    collate: Callable[[list[Mapping[str, Any]]], Batch],
+    work: Path,
+    resume: bool,
+    what: str,
+) -> list[Point]:
+    """Train what requires gradients in `model`, in place, and return the curve.
+
+    `train` and `heldout` are rows with `input_ids`; `work` keeps the checkpoints, which only `resume` reads.
+    The weights with the best held-out loss stay, where `heldout` is not empty.
+    """
+    last = _last_checkpoint(work) if resume else None
+    if last is None:
+        shutil.rmtree(work, ignore_errors=True)
+    longest = max(len(row["input_ids"]) for row in train)
+    ordered = sorted(heldout, key=lambda row: len(row["input_ids"]))
+    with _attention_for(base_of(model), longest), bar(what, config.steps) as advance:
+        trainer = _Trainer(
+            model=model,
+            args=_arguments(config, work, bool(heldout)),
+            train_dataset=list(train),
+            eval_dataset=ordered or None,
+            data_collator=collate,
+            callbacks=[_Bar(advance), *([EarlyStoppingCallback(config.patience)] if heldout else [])],
+        )
+        trainer.loss = loss
+        trainer.remove_callback(_printer(trainer))
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
+    return _curve(trainer.state.log_history)
+
+
+def answer_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """Mean cross-entropy of the learnt tokens; the head is computed only where one of the batch stands.
+
+    `batch`: input_ids, attention_mask, labels, each (rows, length); labels are -100 where only read.
+    """
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "use_cache": False}
+    targets = batch["labels"][:, 1:]
+    columns = (targets != -100).any(dim=0).nonzero().squeeze(1)  # the union over rows, ascending
+    if head_at(base_of(model)):
+        logits = model(**inputs, logits_to_keep=columns).logits
+    else:
+        logits = model(**inputs).logits[:, columns]
+    return cross_entropy(logits.float().flatten(0, 1), targets[:, columns].flatten(), ignore_index=-100)
+
+
+def pad(pad_id: int) -> Callable[[list[Mapping[str, Any]]], Batch]:
+    """A collator of rows of `input_ids` and `labels`: padded on the right, to the longest of the batch."""
+
+    def collate(rows: list[Mapping[str, Any]]) -> Batch:
+        length = max(len(row["input_ids"]) for row in rows)
+
+        def padded(key: str, fill: int) -> Tensor:
+            return torch.tensor([[*row[key], *[fill] * (length - len(row[key]))] for row in rows])
+
+        lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+        mask = (torch.arange(length) < lengths[:, None]).long()
+        return {"input_ids": padded("input_ids", pad_id), "labels": padded("labels", -100), "attention_mask": mask}
+
+    return collate
+
+
+def bf16_pays() -> bool:
+    """Whether this machine computes bfloat16 matrix products faster than float32 ones."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def autocast(model: PreTrainedModel) -> torch.autocast:
+    """The context in which `model` runs forward: bfloat16 products where that pays."""
+    return torch.autocast(model.device.type, torch.bfloat16, enabled=bf16_pays())
+
+
+def has_checkpoint(work: Path) -> bool:
+    """Whether an interrupted run left something to resume in `work`."""
+    return _last_checkpoint(work) is not None
+
+
+class _Trainer(Trainer):
+    """Our loss, and checkpoints that hold what is trained instead of the whole model."""
+
+    loss: Loss
+
+    def compute_loss(  # type: ignore[override]
+        self, model: nn.Module, inputs: Batch, return_outputs: bool = False, **_: Any
+    ) -> Tensor | tuple[Tensor, dict[str, Any]]:
+        loss = self.loss(model, inputs)
+        return (loss, {}) if return_outputs else loss
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        state = state_dict if state_dict is not None else self.model.state_dict()
+        trained = {name for name, p in self.model.named_parameters() if p.requires_grad}
+        save_file({k: v.detach().contiguous() for k, v in state.items() if k in trained}, folder / _TRAINED)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        saved = load_file(Path(resume_from_checkpoint) / _TRAINED)
+        own = dict((model or self.model).named_parameters())
+        with torch.no_grad():
+            for name, tensor in saved.items():
+                own[name].copy_(tensor)
+
+    def _load_best_model(self) -> None:
+        if self.state.best_model_checkpoint:
+            self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+class _Bar(TrainerCallback):
+    """Drives our bar from the Trainer's events."""
+
+    def __init__(self, advance: Advance) -> None:
+        self.advance, self.note, self.shown = advance, "", 0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.advance(state.global_step - self.shown, self.note)
+        self.shown = state.global_step
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if logs and "loss" in logs:
+            self.note = f"loss {float(logs['loss']):.2f}"
+
+
+def _arguments(config: TrainConfig, work: Path, check: bool) -> TrainingArguments:
+    every = max(1, config.steps // config.checks)
+    return TrainingArguments(
+        output_dir=str(work),
+        max_steps=config.steps,
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=config.batch_size,
+        learning_rate=config.lr,
+        warmup_steps=config.steps // 20,
+        lr_scheduler_type="cosine",
+        seed=config.seed,
+        bf16=bf16_pays(),
+        use_cpu=not torch.accelerator.is_available(),
+        train_sampling_strategy="group_by_length",
+        remove_unused_columns=False,
+        label_names=["labels"],
+        dataloader_pin_memory=False,
+        report_to=list(config.report_to) or "none",
+        disable_tqdm=True,
+        logging_steps=max(1, every // 5),
+        eval_strategy="steps" if check else "no",
+        eval_steps=every,
+        save_steps=every,
+        save_total_limit=2,
+        load_best_model_at_end=check,
+        restore_callback_states_from_checkpoint=True,
+        prediction_loss_only=True,
+        log_level="error",
+    )
+
+
+@contextmanager
+def _attention_for(model: PreTrainedModel, longest: int) -> Iterator[None]:
+    before = model.config._attn_implementation
+    if before != "sdpa" or longest > _EAGER_UP_TO or torch.accelerator.is_available():
+        yield
+        return
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def _printer(trainer: Trainer) -> type[TrainerCallback]:
+    from transformers import PrinterCallback
+
+    assert any(isinstance(c, PrinterCallback) for c in trainer.callback_handler.callbacks)
+    return PrinterCallback
+
+
+def _last_checkpoint(work: Path) -> Path | None:
+    """The newest whole checkpoint; one cut short by a kill has no trainer state."""
+    whole = [state.parent for state in work.glob(f"checkpoint-*/{_STATE}") if _sound(state)]
+    return max(whole, key=lambda folder: int(folder.name.rsplit("-", 1)[1]), default=None)
+
+
+def _sound(state: Path) -> bool:
+    try:
+        json.loads(state.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return True
+
+
+def _curve(history: Sequence[Mapping[str, float]]) -> list[Point]:
+    points: dict[int, Point] = {}
+    for entry in history:
+        step = int(entry["step"])
+        old = points.get(step, Point(step, None, None))
+        points[step] = Point(step, entry.get("loss", old.loss), entry.get("eval_loss", old.heldout))
+    return [points[step] for step in sorted(points) if points[step][1:] != (None, None)]
