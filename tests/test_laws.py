@@ -45,8 +45,8 @@ def test_an_emulator_of_everything_is_the_model(model, tokens):
 
 
 @pytest.mark.parametrize("blueprint", [DROP, SHARE], ids=["drop", "share"])
-def test_save_then_load_gives_the_same_logits_and_bundle(model, tokens, tmp_path, tokenizer, blueprint):
-    emulator = build(model, SPLIT, blueprint, tokenizer=tokenizer)
+def test_save_then_load_gives_the_same_logits_and_bundle(model, tokens, tmp_path, blueprint):
+    emulator = build(model, SPLIT, blueprint)
     digest = emulator.save(tmp_path / "emulator")
     again = Emulator.load(tmp_path / "emulator")
     assert torch.equal(logits(again.model, tokens), logits(emulator.model, tokens))
@@ -150,7 +150,7 @@ def test_a_lora_equals_what_peft_itself_merges(model, tokens, tokenizer):
 
     emulator = build(model, SPLIT, DROP, tokenizer=tokenizer)
     theirs = build(model, SPLIT, DROP, tokenizer=tokenizer)
-    tuned = tune(emulator, EXAMPLES, TuneConfig(**{**vars(QUICK), "lora_rank": 2, "lora_alpha": 4.0}))
+    tuned = tune(emulator, EXAMPLES, TuneConfig(**{**vars(QUICK), "lora_rank": 2, "lora_alpha": 4}))
     decoder = Decoder.of(theirs.model)
     places = SPLIT.adapter(6)
     names = {f"{p}.{n}": decoder.name(i, n) for p, i in places.items() for n in decoder.linears(i)}
@@ -161,7 +161,9 @@ def test_a_lora_equals_what_peft_itself_merges(model, tokens, tokenizer):
     with torch.no_grad():
         for name, tensor in tuned.tensors.items():
             site, part = name.rsplit(".lora_", 1)
-            own[f"base_model.model.{names[site]}.lora_{part.replace('.weight', '.default.weight')}"].copy_(tensor)
+            own[f"base_model.model.{names[site]}.lora_{part.replace('.weight', '.default.weight')}"].copy_(
+                tensor
+            )
     merged = wrapped.merge_and_unload()
     assert torch.allclose(logits(merged, tokens), logits(emulator.model, tokens), atol=1e-4)
 

@@ -1,0 +1,83 @@
+"""Tune a language model you may not see, on data you may not share.
+
+    whole, tokenizer = offsite.load("smollm2-135m")                    # model owner
+    split = offsite.Split()
+    method = offsite.METHODS["uniform"]()
+    blueprint = method.plan(method.profile(whole, split), keep=0.7)
+    offsite.build(whole, split, blueprint, tokenizer=tokenizer).save("emulator")
+
+    emulator = offsite.Emulator.load("emulator")                       # data owner
+    offsite.tune(emulator, offsite.examples("private.jsonl")).save("adapter")
+
+    offsite.plug(whole, offsite.Adapter.load("adapter"))               # model owner
+
+The names are imported when first used, so that `import offsite` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from offsite.adapter import Adapter
+    from offsite.experiment import Experiment, compare
+    from offsite.data_owner.tune import TuneConfig, Tuned, tune
+    from offsite.emulator import Emulator
+    from offsite.errors import UserError
+    from offsite.evaluate import Score, evaluate
+    from offsite.models import load
+    from offsite.owner.blueprint import Blueprint, Place
+    from offsite.owner.build import build
+    from offsite.owner.distill import DistillConfig, distill
+    from offsite.owner.methods import METHODS
+    from offsite.owner.methods.base import Method
+    from offsite.owner.plug import plug
+    from offsite.owner.profile import Profile
+    from offsite.split import Split
+    from offsite.tasks import Task, examples, texts
+    from offsite.tasks import load as load_task
+    from offsite.text import Example, Question
+
+_HOME = {
+    "Adapter": "adapter",
+    "Blueprint": "owner.blueprint",
+    "DistillConfig": "owner.distill",
+    "Emulator": "emulator",
+    "Example": "text",
+    "Experiment": "experiment",
+    "METHODS": "owner.methods",
+    "Method": "owner.methods.base",
+    "Place": "owner.blueprint",
+    "Profile": "owner.profile",
+    "Question": "text",
+    "Score": "evaluate",
+    "Split": "split",
+    "Task": "tasks",
+    "TuneConfig": "data_owner.tune",
+    "Tuned": "data_owner.tune",
+    "UserError": "errors",
+    "build": "owner.build",
+    "compare": "experiment",
+    "distill": "owner.distill",
+    "evaluate": "evaluate",
+    "examples": "tasks",
+    "load": "models",
+    "load_task": "tasks",
+    "plug": "owner.plug",
+    "texts": "tasks",
+    "tune": "data_owner.tune",
+}
+__all__ = [
+    "METHODS", "Adapter", "Blueprint", "DistillConfig", "Emulator", "Example", "Experiment", "Method",
+    "Place", "Profile", "Question", "Score", "Split", "Task", "TuneConfig", "Tuned", "UserError", "build",
+    "compare", "distill", "evaluate", "examples", "load", "load_task", "plug", "texts", "tune",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'offsite' has no attribute {name!r}")
+    value = getattr(import_module(f"offsite.{_HOME[name]}"), "load" if name == "load_task" else name)
+    globals()[name] = value
+    return value

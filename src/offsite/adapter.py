@@ -26,7 +26,7 @@ class Lora(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
     rank: int = Field(ge=1, le=4096)
-    alpha: float = Field(gt=0, le=1e6)
+    alpha: int = Field(ge=1, le=1_000_000)
 
 
 class AdapterCard(bundle.Card):
@@ -56,7 +56,9 @@ class Adapter:
     @classmethod
     def of(cls, model: PreTrainedModel, origin: bundle.Origin) -> Adapter:
         """A copy of the adapter layers that stand in `model` now."""
-        copies = {name: tensor.detach().clone() for name, tensor in adapter_tensors(model, origin.split).items()}
+        copies = {
+            name: tensor.detach().clone() for name, tensor in adapter_tensors(model, origin.split).items()
+        }
         return cls(copies, origin)
 
     def save(self, path: Path | str) -> str:

@@ -11,7 +11,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -22,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from offsite import record
 from offsite.errors import UserError
 from offsite.folders import staged
 from offsite.split import Split
@@ -140,7 +140,7 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         total.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        total.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
 
 
@@ -153,7 +153,7 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase | None) -> str:
 
 def versions() -> dict[str, str]:
     """Of the packages that a result hangs on."""
-    return {name: version(name) for name in ("offsite", "torch", "transformers", "peft")}
+    return record.versions(("offsite", "torch", "transformers", "peft"))
 
 
 def _entry(file: Path) -> FileEntry:

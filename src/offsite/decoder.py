@@ -111,7 +111,8 @@ def restack(model: PreTrainedModel, order: Sequence[int]) -> PreTrainedModel:
             shared[id(old)] = nn.Parameter(data, requires_grad=False) if isinstance(old, nn.Parameter) else data
         _set(result, name, shared[id(old)])
     result.generation_config = copy.deepcopy(model.generation_config)
-    return result.train(model.training)
+    result.train(model.training)
+    return result
 
 
 def own(model: PreTrainedModel, names: Sequence[str]) -> None:
@@ -145,17 +146,15 @@ def reduced_config(config: PretrainedConfig, order: Sequence[int]) -> Pretrained
 def blank(config: PretrainedConfig) -> PreTrainedModel:
     """A causal LM of `config` whose weights are not yet anything, and take no memory until written."""
     with no_init_weights():
-        model = AutoModelForCausalLM.from_config(config, dtype=config.dtype or torch.float32)
-    assert isinstance(model, PreTrainedModel)
-    return model.eval().requires_grad_(False)
+        model = _from(config)
+    model.requires_grad_(False)
+    return model
 
 
 def skeleton(config: PretrainedConfig) -> PreTrainedModel:
     """A causal LM of `config` on the meta device: names, shapes and dtypes, no memory."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=config.dtype or torch.float32)
-    assert isinstance(model, PreTrainedModel)
-    return model
+        return _from(config)
 
 
 def fill(model: PreTrainedModel, tensors: Mapping[str, Tensor], same_as: Mapping[str, str]) -> None:
@@ -168,7 +167,8 @@ def fill(model: PreTrainedModel, tensors: Mapping[str, Tensor], same_as: Mapping
 
 def base_of(model: nn.Module) -> PreTrainedModel:
     """The transformers model itself, where peft has wrapped it."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    unwrap: Any = getattr(model, "get_base_model", lambda: model)
+    base = unwrap()
     assert isinstance(base, PreTrainedModel)
     return base
 
@@ -193,6 +193,14 @@ def _tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     """Every parameter and buffer under every name, buffers that are never saved included."""
     yield from model.named_parameters(remove_duplicate=False)
     yield from model.named_buffers(remove_duplicate=False)
+
+
+def _from(config: PretrainedConfig) -> PreTrainedModel:
+    build: Any = AutoModelForCausalLM.from_config
+    model = build(config, dtype=config.dtype or torch.float32)
+    assert isinstance(model, PreTrainedModel)
+    model.train(False)
+    return model
 
 
 def _set(model: nn.Module, name: str, tensor: Tensor) -> None:

@@ -11,19 +11,29 @@ from typing import Any, ClassVar
 from torch import Tensor
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from offsite import bundle
+from offsite import bundle, checkpoint
 from offsite.decoder import Decoder, blank, config_from, fill, skeleton
 from offsite.errors import UserError
+from offsite.folders import staged
 from offsite.split import Split
 
 _PLAIN = "model.safetensors"  # transformers opens this one by itself
 _NATIVE = "emulator.safetensors"  # and must not open this one: it would fill the rest with noise
 _TOKENIZER = frozenset(
-    "tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json chat_template.jinja "
-    "vocab.json vocab.txt merges.txt tokenizer.model spiece.model".split()
+    [
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "chat_template.jinja",
+        "vocab.json",
+        "vocab.txt",
+        "merges.txt",
+        "tokenizer.model",
+        "spiece.model",
+    ]
 )
 _FILES = _TOKENIZER | {"config.json", "generation_config.json", _PLAIN, _NATIVE}
-_TELLTALE = frozenset("_name_or_path name_or_path auto_map is_local local_files_only _commit_hash".split())
 
 
 class EmulatorCard(bundle.Card):
@@ -71,14 +81,17 @@ class Emulator:
         def fill_folder(folder: Path) -> None:
             tensors = {k: v for k, v in self.model.state_dict().items() if k not in same_as}
             bundle.save_tensors(tensors, folder / weights)
-            self.model.config.save_pretrained(folder)
-            self.model.generation_config.save_pretrained(folder)
-            if self.tokenizer is not None:
-                self.tokenizer.save_pretrained(folder)
-            _forget_telltales(folder)
+            checkpoint.write_description(folder, self.model, self.tokenizer)
 
         self.digest = bundle.write(Path(path), card, fill_folder)
         return self.digest
+
+    def export(self, path: Path | str) -> None:
+        """Write a plain transformers checkpoint: every place in full, shared or not."""
+        same_as = {} if not self.plain else _aliases(self.model)
+        tensors = {k: v.clone() for k, v in self.model.state_dict().items() if k not in same_as}
+        with staged(Path(path)) as folder:
+            checkpoint.write(folder, self.model, self.tokenizer, tensors)
 
     @classmethod
     def load(cls, path: Path | str) -> Emulator:
@@ -109,15 +122,6 @@ def _aliases(model: PreTrainedModel) -> dict[str, str]:
     first: dict[int, str] = {}
     state = model.state_dict(keep_vars=True)
     return {name: first[id(t)] for name, t in state.items() if first.setdefault(id(t), name) != name}
-
-
-def _forget_telltales(folder: Path) -> None:
-    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
-        file = folder / name
-        if file.exists():
-            data = json.loads(file.read_text(encoding="utf-8"))
-            kept = {key: value for key, value in data.items() if key not in _TELLTALE}
-            file.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _check_files(path: Path, card: EmulatorCard) -> None:

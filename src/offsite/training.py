@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,9 +23,10 @@ from offsite.progress import Advance, bar
 
 _TRAINED = "trained.safetensors"
 _STATE = "trainer_state.json"  # the last file of a checkpoint: where it stands, the checkpoint is whole
+_CHECK_EVERY = 10  # steps, at the least: a check costs about as much as two of them
 _EAGER_UP_TO = 256  # tokens; below, fused attention's backward on a CPU costs more than it saves
 
-Batch = Mapping[str, Tensor]
+Batch = dict[str, Tensor]
 Loss = Callable[[nn.Module, Batch], Tensor]
 
 
@@ -68,7 +70,7 @@ def fit(
     config: TrainConfig,
     *,
     loss: Loss,
-    collate: Callable[[list[Mapping[str, Any]]], Batch],
+    collate: Callable[[list[Any]], Batch],
     work: Path,
     resume: bool,
     what: str,
@@ -113,10 +115,10 @@ def answer_loss(model: nn.Module, batch: Batch) -> Tensor:
     return cross_entropy(logits.float().flatten(0, 1), targets[:, columns].flatten(), ignore_index=-100)
 
 
-def pad(pad_id: int) -> Callable[[list[Mapping[str, Any]]], Batch]:
+def pad(pad_id: int) -> Callable[[list[Any]], Batch]:
     """A collator of rows of `input_ids` and `labels`: padded on the right, to the longest of the batch."""
 
-    def collate(rows: list[Mapping[str, Any]]) -> Batch:
+    def collate(rows: list[Any]) -> Batch:
         length = max(len(row["input_ids"]) for row in rows)
 
         def padded(key: str, fill: int) -> Tensor:
@@ -124,7 +126,11 @@ def pad(pad_id: int) -> Callable[[list[Mapping[str, Any]]], Batch]:
 
         lengths = torch.tensor([len(row["input_ids"]) for row in rows])
         mask = (torch.arange(length) < lengths[:, None]).long()
-        return {"input_ids": padded("input_ids", pad_id), "labels": padded("labels", -100), "attention_mask": mask}
+        return {
+            "input_ids": padded("input_ids", pad_id),
+            "labels": padded("labels", -100),
+            "attention_mask": mask,
+        }
 
     return collate
 
@@ -132,13 +138,16 @@ def pad(pad_id: int) -> Callable[[list[Mapping[str, Any]]], Batch]:
 def bf16_pays() -> bool:
     """Whether this machine computes bfloat16 matrix products faster than float32 ones."""
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return bool(torch.cuda.is_bf16_supported())
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def autocast(model: PreTrainedModel) -> torch.autocast:
-    """The context in which `model` runs forward: bfloat16 products where that pays."""
-    return torch.autocast(model.device.type, torch.bfloat16, enabled=bf16_pays())
+@contextmanager
+def autocast(model: PreTrainedModel, enabled: bool = True) -> Iterator[str]:
+    """The context in which `model` runs forward, yielding its precision in words for the record."""
+    fast = enabled and bf16_pays() and model.dtype == torch.float32
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=fast):
+        yield "bfloat16 autocast" if fast else str(model.dtype).removeprefix("torch.")
 
 
 def has_checkpoint(work: Path) -> bool:
@@ -160,13 +169,16 @@ class _Trainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
+        assert self.model is not None
         state = state_dict if state_dict is not None else self.model.state_dict()
         trained = {name for name, p in self.model.named_parameters() if p.requires_grad}
         save_file({k: v.detach().contiguous() for k, v in state.items() if k in trained}, folder / _TRAINED)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         saved = load_file(Path(resume_from_checkpoint) / _TRAINED)
-        own = dict((model or self.model).named_parameters())
+        target = model or self.model
+        assert target is not None
+        own = dict(target.named_parameters())
         with torch.no_grad():
             for name, tensor in saved.items():
                 own[name].copy_(tensor)
@@ -192,7 +204,7 @@ class _Bar(TrainerCallback):
 
 
 def _arguments(config: TrainConfig, work: Path, check: bool) -> TrainingArguments:
-    every = max(1, config.steps // config.checks)
+    every = max(_CHECK_EVERY, ceil(config.steps / config.checks))
     return TrainingArguments(
         output_dir=str(work),
         max_steps=config.steps,
@@ -210,7 +222,7 @@ def _arguments(config: TrainConfig, work: Path, check: bool) -> TrainingArgument
         dataloader_pin_memory=False,
         report_to=list(config.report_to) or "none",
         disable_tqdm=True,
-        logging_steps=max(1, every // 5),
+        logging_steps=max(1, config.steps // 30),
         eval_strategy="steps" if check else "no",
         eval_steps=every,
         save_steps=every,

@@ -14,7 +14,7 @@ import torch
 from transformers import set_seed
 
 from offsite.adapter import LORA_PARTS, Adapter, Lora, adapter_linears, adapter_tensors, swap
-from offsite.decoder import Decoder
+from offsite.decoder import Decoder, base_of
 from offsite.emulator import Emulator
 from offsite.errors import UserError
 from offsite.text import Encoded, Example, encode
@@ -27,11 +27,11 @@ class TuneConfig(TrainConfig):
 
     lora_rank: int | None = None
     """Train a LoRA of this rank on every linear of the adapter layers; none: train the layers whole."""
-    lora_alpha: float = 32.0
+    lora_alpha: int = 32
     """Scale of the LoRA: its update counts alpha / rank times."""
     max_length: int = 512
     """Tokens of an example; longer ones lose the beginning of their prompt."""
-    heldout: int = 64
+    heldout: int = 32
     """Examples set aside to stop early on; never more than a tenth, none below twenty examples."""
 
 
@@ -120,7 +120,7 @@ def _trainable(emulator: Emulator, config: TuneConfig) -> Iterator[torch.nn.Modu
             parameter.requires_grad_(False)
             parameter.grad = None
             parameter.data = parameter.data.to(dtype)
-        model.eval()
+        model.train(False)
 
 
 @contextmanager
@@ -128,7 +128,7 @@ def _with_lora(emulator: Emulator, config: TuneConfig) -> Iterator[torch.nn.Modu
     from peft import LoraConfig, get_peft_model
 
     lora = LoraConfig(
-        r=config.lora_rank,
+        r=config.lora_rank or 0,
         lora_alpha=config.lora_alpha,
         target_modules=list(_lora_sites(emulator).values()),
         fan_in_fan_out=any(adapter_linears(emulator.model, emulator.split).values()),
@@ -138,7 +138,9 @@ def _with_lora(emulator: Emulator, config: TuneConfig) -> Iterator[torch.nn.Modu
     try:
         yield wrapped
     finally:
-        emulator.model = wrapped.unload().eval().requires_grad_(False)
+        bare = base_of(wrapped.unload())
+        bare.requires_grad_(False).train(False)
+        emulator.model = bare
 
 
 def _lora_sites(emulator: Emulator) -> dict[str, str]:

@@ -56,3 +56,14 @@ def origin(
     }
     start = bundle.digest(adapter_tensors(model, split))
     return bundle.Origin(split, bundle.digest(frozen), start, bundle.tokenizer_digest(tokenizer))
+
+
+def keep_of(emulator: Emulator, model: PreTrainedModel) -> float:
+    """`keep` as it came out: parameters stored in the emulator's middle over those of `model`'s middle."""
+    return _stored(emulator.model, emulator.split) / _stored(model, emulator.split)
+
+
+def _stored(model: PreTrainedModel, split: Split) -> int:
+    decoder = Decoder.of(model)
+    tensors = [t for i in split.middle(len(decoder)) for t in decoder.tensors(i).values()]
+    return sum(tensor.numel() for tensor in {id(t): t for t in tensors}.values())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,8 @@ class DistillConfig(TrainConfig):
     """Optimizer steps."""
     lr: float = 1e-4
     """Peak learning rate of AdamW."""
+    length: int = 128
+    """Tokens in a block of text."""
     align: float = 30.0
     """Weight of the alignment beside the language-modelling loss."""
 
@@ -45,7 +46,10 @@ def distill(
     """
     config = config or DistillConfig()
     inner, outer = Decoder.of(emulator.model), Decoder.of(model)
-    own(emulator.model, [inner.name(i, n) for i in emulator.split.middle(len(inner)) for n in inner.tensors(i)])
+    own(
+        emulator.model,
+        [inner.name(i, n) for i in emulator.split.middle(len(inner)) for n in inner.tensors(i)],
+    )
     middle = emulator.split.middle(len(inner))
     emulator.model.requires_grad_(False)
     for index in middle:
@@ -59,15 +63,24 @@ def distill(
         out = student(ids, output_hidden_states=True, use_cache=False)
         apart = (told - out.hidden_states[middle.stop].float()) / told.pow(2).mean().sqrt()
         lm = cross_entropy(out.logits[:, :-1].float().flatten(0, 1), ids[:, 1:].flatten())
-        return lm + config.align * apart.pow(2).mean()
+        total: Tensor = lm + config.align * apart.pow(2).mean()
+        return total
 
     rows = [{"input_ids": row} for row in tokens]
     curve = fit(
-        emulator.model, rows, [], config, loss=loss, collate=_stack, work=work, resume=resume, what="Distilling"
+        emulator.model,
+        rows,
+        [],
+        config,
+        loss=loss,
+        collate=_stack,
+        work=work,
+        resume=resume,
+        what="Distilling",
     )
     emulator.model.requires_grad_(False)
     return curve
 
 
-def _stack(rows: Sequence[Mapping[str, Any]]) -> Batch:
+def _stack(rows: list[Any]) -> Batch:
     return {"input_ids": torch.stack([row["input_ids"] for row in rows])}

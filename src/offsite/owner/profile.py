@@ -22,9 +22,7 @@ class Profile:
     findings: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(
-        cls, model: PreTrainedModel, split: Split, findings: Mapping[str, Tensor] | None = None
-    ) -> Profile:
+    def of(cls, model: PreTrainedModel, split: Split, findings: Mapping[str, Tensor] | None = None) -> Profile:
         """The profile of `model` with a method's `findings`; a UserError if it cannot be cut so."""
         decoder = Decoder.of(model)
         middle = split.middle(len(decoder))

@@ -20,7 +20,7 @@ def hidden_states(model: PreTrainedModel, tokens: Tensor, what: str) -> Iterator
 
     Index i is the input of layer i, i + 1 its output; the last layer's output has passed the last norm.
     """
-    batches = tokens.split(_BATCH)
+    batches = [tokens[i : i + _BATCH] for i in range(0, len(tokens), _BATCH)]
     extra = {"logits_to_keep": 1} if head_at(model) else {}
     for batch in track(batches, what, len(batches)):
         with torch.no_grad(), autocast(model):

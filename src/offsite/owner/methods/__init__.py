@@ -10,7 +10,7 @@ from offsite.owner.methods.uniform import Uniform
 METHODS: dict[str, type[Method]] = {method.name: method for method in (Uniform, Crash)}
 
 
-def method(name: str) -> Method:
+def method_named(name: str) -> Method:
     """The method that the command line calls `name`, with its default knobs."""
     if name not in METHODS:
         raise UserError(f"There is no method {name!r}; {did_you_mean(name, METHODS)}")

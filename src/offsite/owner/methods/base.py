@@ -36,8 +36,13 @@ class Method(ABC):
         """What an emulator is made of that stores the share `keep` of the middle's parameters."""
 
 
+def check_keep(keep: float) -> None:
+    """Refuse a budget that is none."""
+    if not 0 < keep <= 1:
+        raise UserError(f"keep is the share of the middle that stays, above 0 and up to 1, not {keep:g}.")
+
+
 def layers_to_keep(profile: Profile, keep: float) -> int:
     """How many whole layers come nearest to the budget `keep`, at least one."""
-    if not 0 < keep <= 1:
-        raise UserError(f"keep is the share of the middle that stays, above 0 and up to 1, not {keep}.")
+    check_keep(keep)
     return max(1, round(keep * len(profile.middle)))

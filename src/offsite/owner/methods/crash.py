@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -63,7 +64,7 @@ def cluster(similarity: Tensor, count: int) -> list[range]:
     """Merge the two neighbouring clusters of the greatest mean similarity until `count` are left."""
     clusters = [range(i, i + 1) for i in range(len(similarity))]
     while len(clusters) > count:
-        pairs = zip(clusters, clusters[1:], strict=False)
+        pairs = pairwise(clusters)
         alike = [float(similarity[a.start : a.stop, b.start : b.stop].mean()) for a, b in pairs]
         best = alike.index(max(alike))
         clusters[best : best + 2] = [range(clusters[best].start, clusters[best + 1].stop)]

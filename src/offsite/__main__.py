@@ -1,0 +1,5 @@
+"""`python -m offsite` is `offsite`."""
+
+from offsite.cli import main
+
+main()

@@ -1,0 +1,47 @@
+"""Plain transformers checkpoints on disk, telling nothing of the machine that wrote them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+_TELLTALE = frozenset(
+    ("_name_or_path", "name_or_path", "auto_map", "is_local", "local_files_only", "_commit_hash")
+)
+
+
+def write(
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    tensors: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write the weights (or `tensors` in their place), config and tokenizer into `folder`."""
+    had_bar = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        model.save_pretrained(folder, state_dict=dict(tensors) if tensors else None)
+    finally:
+        if had_bar:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+    write_description(folder, model, tokenizer)
+
+
+def write_description(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> None:
+    """Write all but the weights: config, generation config and tokenizer."""
+    model.config.save_pretrained(folder)
+    if model.generation_config is not None:
+        model.generation_config.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
+        file = folder / name
+        if file.exists():
+            data = json.loads(file.read_text(encoding="utf-8"))
+            kept = {key: value for key, value in data.items() if key not in _TELLTALE}
+            file.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,37 @@
+"""The command line: one thin file for each command."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from offsite.cli import (
+    compare,
+    compress,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    fetch,
+    inspect,
+    plug,
+    shell,
+    tune,
+)
+
+app = typer.Typer(
+    name="offsite",
+    help="Tune a language model you may not see, on data you may not share.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for module in (fetch, compress, inspect, tune, plug, evaluate, compare, export, doctor, demo):
+    app.command(module.NAME, help=module.HELP)(module.command)
+
+
+def main() -> None:
+    """The entry point `offsite`."""
+    sys.exit(shell.run(app))

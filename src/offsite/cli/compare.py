@@ -1,0 +1,77 @@
+"""offsite compare."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from offsite.cli.shell import Force, Json, Limit, Seed, console, emit, output
+from offsite.cli.tables import rows_tables
+
+if TYPE_CHECKING:
+    from offsite.experiment import Experiment
+    from offsite.data_owner.tune import TuneConfig
+
+NAME = "compare"
+HELP = """The experiment: zero-shot, fine-tuned, emulator zero-shot, emulator tuned and plugged in.
+
+Needs the full model and the data on one side, so it is for experiments and public data. Interrupted, the same
+command goes on where it stopped.
+
+Example: `offsite compare smollm2-135m emulator/ --tasks arc_easy --limit 200 -o comparison/`
+"""
+
+
+def command(
+    model: Annotated[str, typer.Argument(help="A folder, a named model or a hub id.")],
+    emulator: Annotated[Path, typer.Argument(help="An emulator bundle made from it.")],
+    task_names: Annotated[str, typer.Option("--tasks", help="Names or files of questions, by commas.")],
+    out: Annotated[Path, typer.Option("-o", "--output", help="Where results and report go.")],
+    train: Annotated[str | None, typer.Option(help="A data file or task [default: the first task].")] = None,
+    limit: Limit = None,
+    steps: Annotated[int, typer.Option(help="Optimizer steps of each tuning, at the most.")] = 150,
+    lr: Annotated[float, typer.Option(help="Peak learning rate of both tunings.")] = 2e-4,
+    lora_rank: Annotated[int | None, typer.Option(min=1, help="Train a LoRA; default: whole layers.")] = None,
+    seed: Seed = 0,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Run the five rows, write results.json and report.html."""
+    from offsite import models, report
+    from offsite.experiment import compare
+    from offsite.data_owner.tune import TuneConfig
+    from offsite.emulator import Emulator
+    from offsite.folders import staged
+    from offsite.record import record
+
+    output(out, force)
+    config = TuneConfig(steps=steps, lr=lr, lora_rank=lora_rank, seed=seed)
+    experiment = _experiment(task_names, train, config, limit)
+    opened = Emulator.load(emulator)
+    whole, _ = models.load(model)
+    work = out.with_name(f".{out.name}.stages")
+    results = compare(whole, opened, experiment, work)
+    results |= {"model": model, "train": train or task_names.split(",")[0]} | record(seed)
+    with staged(out) as folder:
+        (folder / "results.json").write_text(jsonlib.dumps(results, indent=2) + "\n", encoding="utf-8")
+        report.write(results, folder / "report.html")
+    shutil.rmtree(work)
+
+    def show() -> None:
+        console().print(*rows_tables(results["rows"], results["notes"]), sep="\n")
+        console().print(f"Report: {out / 'report.html'}")
+
+    emit(results, json, show)
+
+
+def _experiment(task_names: str, train: str | None, config: TuneConfig, limit: int | None) -> Experiment:
+    from offsite import tasks
+    from offsite.experiment import Experiment
+
+    words = [word.strip() for word in task_names.split(",")]
+    asked = [tasks.load(word, "test") for word in words]
+    return Experiment(asked, tasks.examples(train or words[0]), config, limit)

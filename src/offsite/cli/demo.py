@@ -1,0 +1,62 @@
+"""offsite demo."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from offsite.cli.shell import output
+
+NAME = "demo"
+HELP = """The whole story on a real model and real data; prints each command before it runs it.
+
+Example: `offsite demo --quick`
+"""
+
+
+def command(
+    out: Annotated[Path, typer.Option("-o", "--output", help="Folder for all that it makes.")] = Path("demo"),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A minute instead of five: fewer steps, rows.")
+    ] = False,
+) -> None:
+    """Run the commands of the story, one after the other, in this process."""
+    from offsite.cli import app
+    from offsite.folders import write_text
+    from offsite.record import calling
+
+    _fresh(out)
+    write_text(out / "demo.json", '{"made by": "offsite demo"}\n')
+    for words in story(out, quick):
+        sys.stderr.write(f"\n$ {shlex.join(['offsite', *words])}\n")
+        with calling(["offsite", *words]):
+            app(args=words, standalone_mode=False)
+
+
+def story(out: Path, quick: bool) -> list[list[str]]:
+    """The commands of the story, written into the folder `out`."""
+    model, steps, limit = "smollm2-135m", "8" if quick else "60", "16" if quick else "150"
+    emulator, adapter, tuned = str(out / "emulator"), str(out / "adapter"), str(out / "tuned-model")
+    asked = ["--tasks", "arc_easy", "--limit", limit]
+    budget = ["--steps", steps]
+    return [
+        ["fetch", model],
+        ["compress", model, "-o", emulator, "--method", "uniform", "--keep", "0.7"],
+        ["inspect", emulator],
+        ["tune", emulator, "--data", "arc_easy", "-o", adapter, *budget],
+        ["plug", model, adapter, "-o", tuned],
+        ["evaluate", tuned, *asked, "-o", str(out / "scores.json")],
+        ["compare", model, emulator, *asked, *budget, "-o", str(out / "comparison")],
+    ]
+
+
+def _fresh(out: Path) -> None:
+    """Clear away an earlier demo, and nothing else."""
+    output(out, force=True)
+    if (out / "demo.json").exists():
+        shutil.rmtree(out)

@@ -1,0 +1,56 @@
+"""offsite doctor."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+from offsite.cli.shell import Json, console, emit
+
+NAME = "doctor"
+HELP = """Versions, processor features and what is missing, to paste into a bug report.
+
+Example: `offsite doctor`
+"""
+_EXTRAS = {
+    "eval": ("lm_eval", "datasets"),
+    "models": ("gguf", "pip"),
+    "data": ("pyarrow",),
+    "report": ("plotly",),
+}
+
+
+def command(json: Json = False) -> None:
+    """Look around; nothing is downloaded and no local path is told."""
+    data = _findings()
+
+    def show() -> None:
+        for topic, value in data.items():
+            text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+            console().print(f"[bold]{topic:<10}[/bold] {text}")
+
+    emit(data, json, show)
+
+
+def _findings() -> dict[str, Any]:
+    import torch
+
+    from offsite.models import NAMED
+    from offsite.record import PACKAGES, machine, versions
+    from offsite.training import bf16_pays
+    from offsite.wheels import cache_dir
+
+    missing = {
+        extra: " and ".join(absent)
+        for extra, needed in _EXTRAS.items()
+        if (absent := [name for name in needed if importlib.util.find_spec(name) is None])
+    }
+    cached = [name for name in NAMED if (cache_dir() / "models" / name).is_dir()]
+    return {
+        "versions": versions((*PACKAGES, "accelerate", "gguf", "plotly", "pyarrow", "typer", "pydantic")),
+        "machine": machine(),
+        "processor": torch.backends.cpu.get_cpu_capability() + ("; bfloat16 pays" if bf16_pays() else ""),
+        "cached": ", ".join(cached) or "no named model yet; `offsite fetch smollm2-135m` brings one",
+        "missing": {f"offsite[{extra}]:": f"{names} not found" for extra, names in missing.items()}
+        or "nothing",
+    }

@@ -1,0 +1,91 @@
+"""offsite evaluate."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from offsite.cli.shell import Force, Json, Limit, Seed, console, emit, output
+from offsite.cli.tables import scores_table
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+NAME = "evaluate"
+HELP = """Score a model, or an emulator bundle, on question tasks through lm-evaluation-harness.
+
+Example: `offsite evaluate tuned-model/ --tasks arc_easy,sciq --limit 200 -o scores.json`
+"""
+
+
+def command(
+    path: Annotated[str, typer.Argument(help="A model (folder, name, hub id) or an emulator bundle.")],
+    task_names: Annotated[str, typer.Option("--tasks", help="Names or files of questions, by commas.")],
+    adapter: Annotated[Path | None, typer.Option(help="Put this adapter in first.")] = None,
+    limit: Limit = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="In the checkpoint's own precision; else bfloat16 where it pays.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option("-o", "--output", help="Write the scores here.")] = None,
+    seed: Seed = 0,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Open, put the adapter in, score, write."""
+    from offsite import tasks
+    from offsite.evaluate import evaluate
+    from offsite.folders import write_text
+    from offsite.record import record
+    from offsite.training import autocast
+
+    if out:
+        output(out, force)
+    asked = [tasks.load(word.strip(), "test") for word in task_names.split(",")]
+    model, tokenizer = _open(path, adapter)
+    with autocast(model, enabled=not exact) as context:
+        scores = evaluate(model, tokenizer, asked, limit=limit, seed=seed)
+    data: dict[str, Any] = {
+        "scores": {name: asdict(score) for name, score in scores.items()},
+        "precision": context,
+        "sources": {task.name: task.source for task in asked},
+        "notes": [task.note for task in asked if task.note],
+        "record": record(seed),
+    }
+    if out:
+        write_text(out, jsonlib.dumps(data, indent=2) + "\n")
+    emit(data, json, lambda: console().print(scores_table(data["scores"], data["notes"])))
+
+
+def _open(path: str, adapter: Path | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    from offsite import models
+    from offsite.adapter import Adapter, swap
+    from offsite.emulator import Emulator, is_emulator
+    from offsite.errors import UserError
+    from offsite.owner.plug import plug
+
+    tuned = Adapter.load(adapter) if adapter else None
+    if not is_emulator(path):
+        model, tokenizer = models.load(path)
+        if tuned:
+            plug(model, tuned)
+        return model, tokenizer
+    emulator = Emulator.load(path)
+    if emulator.tokenizer is None:
+        raise UserError(f"The emulator {path!r} came without a tokenizer, so it cannot be scored.")
+    if tuned:
+        _refuse_stranger(emulator.digest, tuned.emulator)
+        swap(emulator.model, tuned)
+    return emulator.model, emulator.tokenizer
+
+
+def _refuse_stranger(emulator: str, tuned_on: str) -> None:
+    from offsite.errors import UserError
+
+    if emulator != tuned_on:
+        raise UserError(
+            f"The adapter was tuned on another emulator: this one is {emulator[:12]}, it names {tuned_on[:12]}."
+        )

@@ -1,0 +1,30 @@
+"""offsite export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from offsite.cli.shell import Force, Json, emit, output
+
+NAME = "export"
+HELP = """Write any emulator bundle as a dense, plain transformers checkpoint.
+
+Example: `offsite export emulator/ -o dense/`
+"""
+
+
+def command(
+    emulator: Annotated[Path, typer.Argument(help="The emulator bundle.")],
+    out: Annotated[Path, typer.Option("-o", "--output", help="The checkpoint to write.")],
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Open the bundle, write every place out in full."""
+    from offsite.emulator import Emulator
+
+    output(out, force)
+    Emulator.load(emulator).export(out)
+    emit({"model": str(out)}, json, lambda: typer.echo(f"Plain transformers checkpoint in {out}."))

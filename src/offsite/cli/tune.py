@@ -1,0 +1,98 @@
+"""offsite tune."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from offsite.cli.shell import Force, Json, Seed, console, emit, output
+
+if TYPE_CHECKING:
+    from offsite.data_owner.tune import TuneConfig, Tuned
+
+NAME = "tune"
+HELP = """Data owner: tune the adapter through the emulator, on private data that stays here.
+
+Data: a JSONL, CSV or parquet file of prompt/completion, messages, text or question rows, or a task's name.
+
+Example: `offsite tune emulator/ --data private.jsonl -o adapter/`
+"""
+
+
+def command(
+    emulator: Annotated[Path, typer.Argument(help="The emulator bundle.")],
+    data: Annotated[str, typer.Option(help="A data file, or the name of a task.")],
+    out: Annotated[Path, typer.Option("-o", "--output", help="The adapter bundle to write.")],
+    lora_rank: Annotated[int | None, typer.Option(min=1, help="Train a LoRA; default: whole layers.")] = None,
+    steps: Annotated[int, typer.Option(help="Optimizer steps at the most.")] = 150,
+    batch_size: Annotated[int, typer.Option(help="Examples in a step.")] = 8,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-4,
+    max_length: Annotated[int, typer.Option(help="Tokens of an example.")] = 512,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from an interrupted run.")] = False,
+    report_to: Annotated[list[str] | None, typer.Option(help="Trackers, by transformers' names.")] = None,
+    seed: Seed = 0,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Read the data, tune, save the adapter and the data owner's private record."""
+    from offsite import tasks
+    from offsite.data_owner.tune import TuneConfig, tune
+    from offsite.emulator import Emulator
+
+    config = TuneConfig(
+        steps=steps, batch_size=batch_size, lr=lr, seed=seed, lora_rank=lora_rank, max_length=max_length,
+        report_to=tuple(report_to or ()),
+    )  # fmt: skip
+    private = output(out.with_name(f"{out.name}-receipt"), force)
+    output(out, force)
+    opened = Emulator.load(emulator)
+    examples = tasks.examples(data)
+    work = out.with_name(f".{out.name}.tuning")
+    tuned = tune(opened, examples, config, work=work, resume=resume)
+    tuned.save(out)
+    _record(private, tuned, config, data)
+    shutil.rmtree(work)
+    _show(tuned, out, private, json)
+
+
+def _record(path: Path, tuned: Tuned, config: TuneConfig, data: str) -> None:
+    from offsite.folders import staged
+    from offsite.record import record
+
+    receipt = {
+        "adapter": tuned.digest,
+        "data": data,
+        "config": asdict(config),
+        "curve": [point._asdict() for point in tuned.curve],
+        "record": record(config.seed),
+    }
+    with staged(path) as folder:
+        (folder / "receipt.json").write_text(jsonlib.dumps(receipt, indent=2) + "\n", encoding="utf-8")
+
+
+def _show(tuned: Tuned, out: Path, private: Path, json: bool) -> None:
+    losses = [point.loss for point in tuned.curve if point.loss is not None]
+    heldout = [point.heldout for point in tuned.curve if point.heldout is not None]
+    result = {
+        "adapter": str(out),
+        "receipt": str(private),
+        "digest": tuned.digest,
+        "loss": {"first": losses[0], "last": losses[-1]} if losses else None,
+        "heldout": {"first": heldout[0], "best": min(heldout)} if heldout else None,
+    }
+
+    def show() -> None:
+        say = console().print
+        say(f"Adapter in {out}. Send this folder.")
+        if losses:
+            say(f"Loss on the data: {losses[0]:.2f} at first, {losses[-1]:.2f} at last.")
+        if heldout:
+            say(f"Held-out loss: {heldout[0]:.2f} at first, {min(heldout):.2f} at best (kept).")
+        say(f"Receipt in {private}: your call and curve. Keep it to yourself.")
+
+    emit(result, json, show)

@@ -1,0 +1,102 @@
+"""Score a model on question tasks through the field's own harness, so that the numbers compare."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from math import sqrt
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING
+
+from offsite.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from offsite.evaluate.harness import Answered
+    from offsite.tasks import Task
+
+__all__ = ["Score", "evaluate"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well a model did on a task; a `_stderr` is the standard error of the mean above, 0 if n is 1."""
+
+    acc: float
+    """Share of questions, 0 to 1, whose likeliest answer is right; in an exact-match task, of those whose
+    greedy continuation is one of the listed answers."""
+    acc_stderr: float
+    acc_norm: float
+    """The same by log-likelihood per character of the answer; in an exact-match task, `acc` again."""
+    acc_norm_stderr: float
+    nll: float
+    """Negative log-likelihood of the right answer in nats per token: the mean over questions of the mean over
+    the answer's tokens; in an exact-match task, of the answer that the question marks."""
+    nll_stderr: float
+    n: int
+    """Questions answered."""
+
+
+def evaluate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: Sequence[Task],
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+) -> dict[str, Score]:
+    """Score `model` on each task, zero-shot, through lm-evaluation-harness (doi:10.5281/zenodo.10256836).
+
+    The harness gets the questions from memory: private ones leave no copy in a data set cache. Prompts are
+    tokenized as `tokenizer(prompt)` does by default, with a BOS where it adds one. The model runs in its own
+    precision and keeps its mode; its softmax is taken in float32.
+
+    Args:
+        model: a causal language model, on any device.
+        tokenizer: the model's own; it is not changed.
+        tasks: what to ask; their names must differ.
+        limit: ask only the first so many questions of each task.
+        seed: of the harness's random generators; nothing in a zero-shot score depends on it.
+
+    Returns:
+        the score of each task by name, in the order of `tasks`.
+
+    Raises:
+        UserError: the harness is not installed; no task, one twice or one without questions; a limit below 1;
+            a prompt or an answer without tokens, an answer longer than the model can read.
+    """
+    _check(tasks, limit)
+    from offsite.evaluate.harness import run
+
+    limited = [replace(task, questions=task.questions[:limit]) for task in tasks]
+    return {name: _score(answered) for name, answered in run(model, tokenizer, limited, seed).items()}
+
+
+def _check(tasks: Sequence[Task], limit: int | None) -> None:
+    if find_spec("lm_eval") is None or find_spec("datasets") is None:
+        raise UserError("Scoring needs lm-evaluation-harness: pip install 'offsite[eval]'.")
+    if limit is not None and limit < 1:
+        raise UserError(f"A limit of {limit} leaves no question; give 1 or more.")
+    if not tasks:
+        raise UserError("There is no task to score; name at least one.")
+    name, times = Counter(task.name for task in tasks).most_common(1)[0]
+    if times > 1:
+        raise UserError(f"The task {name!r} is named {times} times; name it once.")
+    empty = next((task.name for task in tasks if not task.questions), None)
+    if empty is not None:
+        raise UserError(f"The task {empty!r} has no questions; give it some.")
+
+
+def _score(answered: Sequence[Answered]) -> Score:
+    acc, acc_stderr = _mean([one.acc for one in answered])
+    acc_norm, acc_norm_stderr = _mean([one.acc_norm for one in answered])
+    nll, nll_stderr = _mean([one.nll for one in answered])
+    return Score(acc, acc_stderr, acc_norm, acc_norm_stderr, nll, nll_stderr, len(answered))
+
+
+def _mean(values: Sequence[float]) -> tuple[float, float]:
+    """The mean and its standard error, in the closed form that the harness uses too."""
+    return fmean(values), stdev(values) / sqrt(len(values)) if len(values) > 1 else 0.0

@@ -1,0 +1,63 @@
+"""How a result came about: the exact call, versions, date and machine, for the one who made it.
+
+A record may hold local paths; it goes into results, receipts and reports that stay, never into a bundle.
+"""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+PACKAGES = ("offsite", "torch", "transformers", "peft", "accelerate", "safetensors", "lm_eval", "datasets")
+
+_call: ContextVar[Sequence[str] | None] = ContextVar("call", default=None)
+
+
+@contextmanager
+def calling(words: Sequence[str]) -> Iterator[None]:
+    """Within, records name `words` as their call (where a command runs inside another)."""
+    token = _call.set(words)
+    try:
+        yield
+    finally:
+        _call.reset(token)
+
+
+def record(seed: int) -> dict[str, Any]:
+    """What to write beside a result that was just made with `seed`."""
+    words = _call.get() or ["python", *sys.argv]
+    return {
+        "call": shlex.join(words),
+        "versions": versions(PACKAGES),
+        "seed": seed,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": machine(),
+    }
+
+
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """Of those `packages` that are installed, and of Python."""
+    found = {"python": platform.python_version()}
+    for name in packages:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> str:
+    """The processor in words, without the host's name."""
+    import torch
+
+    where = f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads"
+    if torch.cuda.is_available():
+        where += f", {torch.cuda.get_device_name()}"
+    return where

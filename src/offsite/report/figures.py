@@ -1,0 +1,157 @@
+"""The figures, as plotly JSON.
+
+They hold our own words only: plotly draws markup, and a string from outside must not become any.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from offsite.errors import UserError
+from offsite.report.results import ROWS, Point, Results, Row
+from offsite.report.verdict import Estimate, estimate
+
+if TYPE_CHECKING:
+    from plotly import graph_objects as go
+
+Figure = dict[str, Any]
+"""A plotly figure: `data` (traces, each with its row's key as `meta`) and `layout`."""
+
+_FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
+_ROW_HEIGHT = 46  # pixels: a dot with its number above
+_BAND = "rgba(128, 134, 145, 0.14)"  # reads on both grounds
+
+
+def plotly_js() -> str:
+    """The whole of plotly.js, to be written into the page; a UserError where plotly is not installed."""
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError as error:
+        raise UserError("A report needs plotly: run `pip install 'offsite[report]'`.") from error
+    return str(get_plotlyjs())
+
+
+def five_rows(results: Results, task: str, score: str, scale: float, digits: int) -> Figure | None:
+    """One dot per row with its error, on a band from zero-shot to fine-tuned; None where no row has it.
+
+    Values are shown times `scale` (100 for percent) with so many `digits`.
+    """
+    found = [(row, estimate(results, row.key, [task], score)) for row in ROWS]
+    known = [(row, value) for row, value in found if value]
+    if not known:
+        return None
+    from plotly import graph_objects as go
+
+    layout = _layout(height=_ROW_HEIGHT * len(ROWS) + 44, showlegend=False)
+    layout["xaxis"] |= {"range": _range([value for _, value in known], scale)}
+    layout["yaxis"] |= {"range": [len(ROWS) - 0.5, -0.7], "tickvals": [*range(len(ROWS))], "showgrid": False}
+    layout["yaxis"] |= {"ticktext": [_tick(row) for row in ROWS], "ticklabelstandoff": 10}
+    layout["shapes"] = _band({row.key: value.value * scale for row, value in known})
+    dots = [_dot(row, value, scale, digits) for row, value in known]
+    return _plain(go.Figure(dots, layout))
+
+
+def loss_curves(results: Results) -> Figure | None:
+    """Loss against steps, training dotted and held-out solid; None where none were recorded."""
+    curves = results.curves or {}
+    lines = [line for row in ROWS for line in _lines(row, curves.get(row.key, []))]
+    if not lines:
+        return None
+    from plotly import graph_objects as go
+
+    layout = _layout(height=340, showlegend=True)
+    layout["xaxis"] |= {"title": {"text": "step", "standoff": 8}, "rangemode": "tozero", "showgrid": False}
+    layout["yaxis"] |= {"ticklabelstandoff": 6}
+    layout["margin"] |= {"b": 48, "t": 64}
+    return _plain(go.Figure(lines, layout))
+
+
+def _dot(row: Row, value: Estimate, scale: float, digits: int) -> Figure:
+    shown = f"{value.show(digits, scale)} {value.spread(digits, scale)}".strip()
+    error = {"type": "data", "array": [(value.stderr or 0.0) * scale], "visible": value.stderr is not None}
+    return {
+        "type": "scatter",
+        "mode": "markers+text",
+        "meta": row.key,
+        "name": row.name,
+        "x": [value.value * scale],
+        "y": [ROWS.index(row)],
+        "error_x": error | {"color": row.colour, "thickness": 1.75, "width": 4},
+        "marker": {"color": row.colour, "size": 13 if row.key == "plugged_in" else 10},
+        "text": [value.show(digits, scale)],
+        "textposition": "top center",
+        "cliponaxis": False,
+        "hovertemplate": f"{row.name}: {shown}<extra></extra>",
+    }
+
+
+def _lines(row: Row, points: list[Point]) -> list[Figure]:
+    """The training and the held-out line of one row; a loss that was not finite leaves a gap."""
+    lines = []
+    for what, dash, width in (("loss", "dot", 1.5), ("heldout", "solid", 2.5)):
+        taken = [point for point in points if getattr(point, what) is not None]
+        label = f"{row.name}, {'training' if what == 'loss' else 'held out'}"
+        if not taken:
+            continue
+        lines.append(
+            {
+                "type": "scatter",
+                "mode": "lines" if len(taken) > 1 else "markers",
+                "meta": row.key,
+                "name": label,
+                "x": [point.step for point in taken],
+                "y": [getattr(point, what) for point in taken],
+                "line": {"color": row.colour, "dash": dash, "width": width},
+                "marker": {"color": row.colour},
+                "hovertemplate": f"{label}, step %{{x}}: %{{y:.3f}}<extra></extra>",
+            }
+        )
+    return lines
+
+
+def _layout(height: int, showlegend: bool) -> Figure:
+    """Transparent and without zoom: the page's own colours show through, a finger scrolls past."""
+    axis = {"fixedrange": True, "zeroline": False, "automargin": True}
+    return {
+        "height": height,
+        "margin": {"l": 8, "r": 16, "t": 8, "b": 28},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"family": _FONT, "size": 13, "color": "#808691"},
+        "hoverlabel": {"bgcolor": "#23272d", "bordercolor": "#23272d", "font": {"color": "#ffffff"}},
+        "hovermode": "closest",
+        "dragmode": False,
+        "showlegend": showlegend,
+        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.04, "yanchor": "bottom"},
+        "xaxis": axis | {"nticks": 6},
+        "yaxis": axis | {"nticks": 6},
+    }
+
+
+def _tick(row: Row) -> str:
+    return f"<b>{row.name}</b>" if row.key == "plugged_in" else row.name
+
+
+def _range(values: list[Estimate], scale: float) -> list[float]:
+    """From the lowest to the highest error bar, with room for the numbers at the ends."""
+    low = min(value.value - (value.stderr or 0.0) for value in values) * scale
+    high = max(value.value + (value.stderr or 0.0) for value in values) * scale
+    room = (high - low) * 0.1 or abs(high) * 0.1 or 1.0
+    return [low - room, high + room]
+
+
+def _band(values: dict[Any, float]) -> list[Figure]:
+    """What fine-tuning moves: the ground on which the plugged-in dot is read."""
+    if "zero_shot" not in values or "fine_tuned" not in values:
+        return []
+    edges = {"x0": values["zero_shot"], "x1": values["fine_tuned"], "y0": 0, "y1": 1}
+    line = {"width": 0}
+    return [{"type": "rect", "yref": "paper", "layer": "below", "fillcolor": _BAND, "line": line, **edges}]
+
+
+def _plain(figure: go.Figure) -> Figure:
+    # The default template is 6 kB of colours for kinds of traces that never appear here.
+    figure.layout.template = None
+    plain: Figure = json.loads(figure.to_json())
+    return plain

@@ -1,0 +1,124 @@
+"""The shape of one comparison, read from `results.json` or straight from `compare`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+
+from offsite.errors import UserError
+
+RowKey = Literal["zero_shot", "fine_tuned", "emulator_zero_shot", "emulator_tuned", "plugged_in"]
+
+SCORES = ("acc", "acc_norm", "nll")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One of the five rows: how it is called, drawn and explained wherever it appears on the page."""
+
+    key: RowKey
+    name: str
+    colour: str
+    meaning: str
+
+
+# Each colour keeps 3:1 contrast on the light and on the dark ground alike, so a figure needs one set only.
+ROWS = (
+    Row("zero_shot", "Zero-shot", "#858b94", "The model as it is, before any tuning."),
+    Row("fine_tuned", "Fine-tuned", "#3f7fc8", "The adapter tuned inside the full model: the upper bound."),
+    Row("emulator_zero_shot", "Emulator zero-shot", "#b08449", "The emulator as the data owner receives it."),
+    Row(
+        "emulator_tuned",
+        "Emulator tuned",
+        "#d0672b",
+        "The emulator with its adapter tuned on private data.",
+    ),
+    Row("plugged_in", "Plugged in", "#1d9475", "That adapter in the full model: what the model owner gains."),
+)
+
+
+def _finite(value: object) -> object:
+    """A diverged run writes NaN or infinity; on the page that is a number that is not there."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+_Number = Annotated[float | None, BeforeValidator(_finite)]
+_Share = Annotated[Annotated[float, Field(ge=0, le=1)] | None, BeforeValidator(_finite)]
+_Positive = Annotated[Annotated[float, Field(ge=0)] | None, BeforeValidator(_finite)]
+
+
+class Cell(BaseModel):
+    """One row's scores on one task: accuracies as shares of 1, nll in nats per token of the right answer."""
+
+    acc: _Share = None
+    acc_stderr: _Positive = None
+    acc_norm: _Share = None
+    acc_norm_stderr: _Positive = None
+    nll: _Number = None
+    nll_stderr: _Positive = None
+    n: int | None = None
+
+
+class Point(BaseModel):
+    """The losses (nats per answer token) after so many steps; None where not taken, NaN where it diverged."""
+
+    step: int
+    loss: float | None = None
+    heldout: float | None = None
+
+
+class Results(BaseModel):
+    """One comparison; what is None was not recorded and stays off the page."""
+
+    rows: dict[RowKey, dict[str, Cell]]
+    keep: Annotated[float, Field(ge=0, le=1)]
+    method: str
+    split: dict[str, int] | None = None
+    curves: dict[RowKey, list[Point]] | None = None
+    model: str | None = None
+    train: str | None = None
+    sources: dict[str, str] | None = None
+    notes: list[str] | None = None
+    tuning: dict[str, Any] | None = None
+    limit: int | None = None
+    seconds: dict[str, float] | None = None
+    call: str | list[str] | None = None
+    versions: dict[str, str] | None = None
+    seed: int | None = None
+    date: str | None = None
+    machine: str | None = None
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks in the order in which they were scored."""
+        return list(self.rows["zero_shot"])
+
+    @classmethod
+    def read(cls, results: Mapping[str, Any]) -> Results:
+        """Check `results`; a UserError names the first place that does not fit."""
+        try:
+            read = cls.model_validate(dict(results))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise _unfit(f"at {where!r}, {first['msg'][0].lower()}{first['msg'][1:]}") from error
+        read._check_rows()
+        return read
+
+    def _check_rows(self) -> None:
+        for row in ROWS:
+            if row.key not in self.rows:
+                raise _unfit(f"the row {row.key!r} is missing")
+            if not self.tasks or set(self.rows[row.key]) != set(self.tasks):
+                raise _unfit(
+                    f"the row {row.key!r} holds the tasks {sorted(self.rows[row.key])}, {ROWS[0].key!r} "
+                    f"{sorted(self.tasks)}"
+                )
+
+
+def _unfit(why: str) -> UserError:
+    return UserError(f"These results cannot be reported: {why}; let `offsite compare` write them anew.")

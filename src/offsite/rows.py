@@ -1,0 +1,193 @@
+"""The rows of a data file, whatever its format; what is wrong with one is said with its file and line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from offsite.errors import UserError, did_you_mean
+
+_JSON_CELLS = ("messages", "choices", "answer")  # a CSV cell is text; these columns hold JSON in it
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a data file: its columns (those that hold nothing left out) and where it stands."""
+
+    where: str
+    """The file's name and the line, as `private.jsonl, line 7`."""
+    columns: dict[str, object]
+
+    def refused(self, why: str) -> UserError:
+        """The refusal of this row; `why` says what was expected."""
+        return UserError(f"{self.where}: {why}.")
+
+    def text(self, column: str, *, blank: bool = False) -> str:
+        """The string in `column`; a UserError unless it is text that is not blank (or may be `blank`)."""
+        return self.checked(self.columns.get(column), f'"{column}"', blank=blank)
+
+    def checked(self, value: object, what: str, *, blank: bool = False) -> str:
+        """`value` as text; a UserError that names it `what` otherwise."""
+        if not isinstance(value, str):
+            raise self.refused(f"expected {what} to be a string, found {_kind(value)}")
+        if not blank and not value.strip():
+            raise self.refused(f"{what} is blank")
+        if any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise self.refused(f"{what} holds half of a surrogate pair, which is no text")
+        return value
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """The rows of a `.jsonl`, `.json` (a list), `.csv`, `.tsv` or `.parquet` file, one at a time.
+
+    Raises:
+        UserError: no such file, an unknown suffix, no rows, text that is not UTF-8, or a malformed row.
+    """
+    reader = _reader(path)
+    row = None
+    for row in reader(path):
+        yield row
+    if row is None:
+        raise UserError(f"{path.name} holds no rows; give it at least one.")
+
+
+def is_data_file(word: str) -> bool:
+    """Whether `word` can only mean a file: by its suffix, by its slashes, or because it is there."""
+    path = Path(word)
+    return path.suffix.lower() in _READERS or path.name != word or path.exists()
+
+
+def read_utf8(path: Path) -> str:
+    """The whole text of a file; UserErrors as of `read_rows`."""
+    check_file(path)
+    return _decoded(path.read_bytes(), path.name)
+
+
+def check_file(path: Path) -> None:
+    """A UserError unless a file stands at `path`."""
+    if path.is_dir():
+        raise UserError(f"{str(path)!r} is a folder where a data file is wanted; name a file in it.")
+    if not path.exists():
+        raise UserError(f"There is no such file: {str(path)!r}.")
+
+
+def _reader(path: Path) -> Callable[[Path], Iterator[Row]]:
+    check_file(path)
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        wrong = path.suffix or path.name
+        raise UserError(f"{path.name} is of no known format ({wrong!r}); {did_you_mean(wrong, _READERS)}")
+    return reader
+
+
+def _jsonl(path: Path) -> Iterator[Row]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            where = f"{path.name}, line {number}"
+            text = _decoded(line, where)
+            if text.strip():
+                yield _row(where, _parsed(text, where, "one JSON object per line"))
+
+
+def _json_list(path: Path) -> Iterator[Row]:
+    rows = _parsed(read_utf8(path), path.name, "a JSON list of objects")
+    if not isinstance(rows, list):
+        raise UserError(f"{path.name}: expected a JSON list of objects, found {_kind(rows)}.")
+    for number, row in enumerate(rows, 1):
+        yield _row(f"{path.name}, row {number}", row)
+
+
+def _csv(path: Path) -> Iterator[Row]:
+    lines = io.StringIO(read_utf8(path), newline="")
+    reader = csv.DictReader(lines, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+    while True:
+        # the first `next` reads the header too; a row may span lines, so its first one is named
+        where = f"{path.name}, line {max(reader.line_num, 1) + 1}"
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise UserError(f"{where}: not a well-formed CSV row ({error}).") from error
+        yield _row(where, _cells(cells, where))
+
+
+def _cells(cells: dict[str, str], where: str) -> dict[str, object]:
+    # DictReader files surplus cells under None, and gives lacking ones the value None
+    if None in cells or None in cells.values():
+        raise UserError(f"{where}: expected as many cells as the header has.")
+    filled = {name: cell for name, cell in cells.items() if cell or name == "prompt"}
+    return {
+        name: _parsed(cell, where, f'"{name}" to hold JSON') if name in _JSON_CELLS else cell
+        for name, cell in filled.items()
+    }
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UserError(f"{path.name} needs pyarrow; pip install 'offsite[data]'.") from error
+    try:
+        number = 0
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches():
+                for columns in batch.to_pylist():
+                    number += 1
+                    yield _row(f"{path.name}, row {number}", columns)
+    except pyarrow.ArrowException as error:
+        raise UserError(f"{path.name} is not a readable parquet file; write it anew.") from error
+
+
+_READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+    ".jsonl": _jsonl,
+    ".json": _json_list,
+    ".csv": _csv,
+    ".tsv": _csv,
+    ".parquet": _parquet,
+}
+
+
+_KIND_NAMES: dict[type, str] = {
+    type(None): "nothing",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    str: "a string",
+    list: "a list",
+    dict: "an object",
+}
+
+
+def _row(where: str, columns: object) -> Row:
+    if not isinstance(columns, dict):
+        raise UserError(f"{where}: expected a JSON object, found {_kind(columns)}.")
+    return Row(where, {name: value for name, value in columns.items() if value is not None})
+
+
+def _decoded(raw: bytes, where: str) -> str:
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: not UTF-8 text (byte {error.start + 1}); save it as UTF-8.") from error
+
+
+def _parsed(text: str, where: str, expected: str) -> object:
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise UserError(f"{where}: expected {expected}, found lists within lists without end.") from error
+    except json.JSONDecodeError as error:
+        spot = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}, column {error.colno}"
+        raise UserError(f"{where}: expected {expected} ({error.msg}, {spot}).") from error
+    except ValueError as error:
+        raise UserError(f"{where}: holds a number of more digits than can be read.") from error
+
+
+def _kind(value: object) -> str:
+    return _KIND_NAMES.get(type(value), type(value).__name__)

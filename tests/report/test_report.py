@@ -1,0 +1,425 @@
+"""The report: every number that went in is in the page, and nothing in the page runs or loads but our own."""
+
+from __future__ import annotations
+
+import builtins
+import copy
+import json
+import math
+import re
+import shlex
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+
+from offsite.errors import UserError
+from offsite.report import write
+from offsite.report.results import ROWS, Results
+from offsite.report.verdict import judge
+
+LOADING = {
+    "src",
+    "href",
+    "srcset",
+    "data",
+    "action",
+    "poster",
+    "formaction",
+    "background",
+    "ping",
+    "xlink:href",
+}
+ATTACK = "<script>alert(1)</script>\"'><img src=x onerror=\"document.title='owned'\">{{ 7 * 7 }}"
+
+# Accuracy and answer nll of the five rows, as once measured.
+SCORES = {
+    "zero_shot": (0.503, 4.51),
+    "fine_tuned": (0.610, 2.52),
+    "emulator_zero_shot": (0.337, 6.05),
+    "emulator_tuned": (0.490, 4.00),
+    "plugged_in": (0.543, 3.31),
+}
+
+
+class Page(HTMLParser):
+    """What a browser's parser finds: attributes, scripts, styles and the text that shows."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.attributes, self.scripts, self.json, self.style, self.text = [], [], [], "", ""
+        self.tags: list[str] = []
+        self._inside = None
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag in ("script", "style"):
+            self._inside = dict(attrs).get("type", tag)
+
+    def handle_endtag(self, tag):
+        if tag in ("script", "style"):
+            self._inside = None
+
+    def handle_data(self, data):
+        match self._inside:
+            case None:
+                self.text += data
+            case "style":
+                self.style += data
+            case "application/json":
+                self.json.append(json.loads(data))
+            case _:
+                self.scripts.append(data)
+
+
+def cell(acc, nll, error=0.03):
+    return {
+        "acc": acc,
+        "acc_stderr": error,
+        "acc_norm": acc / 2,
+        "acc_norm_stderr": error / 2,
+        "nll": nll,
+        "nll_stderr": 4 * error,
+        "n": 300,
+    }
+
+
+@pytest.fixture
+def results():
+    curve = [{"step": 10, "loss": 4.0, "heldout": None}, {"step": 20, "loss": None, "heldout": 3.5}]
+    curve += [{"step": 20, "loss": 3.0, "heldout": None}, {"step": 40, "loss": math.nan, "heldout": 3.25}]
+    return {
+        "rows": {row: {"arc_easy": cell(*scores)} for row, scores in SCORES.items()},
+        "keep": 0.7,
+        "method": "uniform",
+        "split": {"bottom": 2, "top": 3},
+        "curves": {"fine_tuned": curve, "emulator_tuned": curve[:1]},
+        "model": "smollm2-135m",
+        "train": "my_train.jsonl",
+        "sources": {"arc_easy": "validation split"},
+        "notes": ["Half of the rows are elsewhere."],
+        "tuning": {"steps": 150, "lr": 0.0002},
+        "seconds": {"tune the emulator": 96.2, "compress": 2.4},
+        "call": "offsite compare smollm2-135m 'my emulator/' --tasks arc_easy",
+        "versions": {"torch": "2.13.0", "offsite": "0.1.0"},
+        "seed": 17,
+        "date": "2026-03-02T14:05:00+00:00",
+        "machine": "x86_64, 2 threads",
+    }
+
+
+@pytest.fixture
+def page(tmp_path):
+    def made(results):
+        return Page(write(results, tmp_path / "report.html").read_text(encoding="utf-8"))
+
+    return made
+
+
+@pytest.fixture
+def verdict(results):
+    """The verdict after changing scores: `verdict(plugged_in={"nll": 5.0})`."""
+
+    def judged(**changes):
+        for row, change in changes.items():
+            results["rows"][row]["arc_easy"] |= change
+        read = Results.read(results)
+        return judge(read, read.tasks)
+
+    return judged
+
+
+def test_figures_hold_the_data_of_every_row(page, results):
+    made = page(results)
+    accuracy, nll = made.json[:2]
+    for figure, scale, which in ((accuracy, 100, 0), (nll, 1, 1)):
+        assert [trace["meta"] for trace in figure["data"]] == list(SCORES)
+        for trace in figure["data"]:
+            assert trace["x"] == pytest.approx([scale * SCORES[trace["meta"]][which]])
+            assert trace["error_x"]["array"] == pytest.approx([3.0 if which == 0 else 0.12])
+            assert trace["error_x"]["visible"]
+
+
+def test_table_holds_the_numbers_of_every_row(page, results):
+    text = " ".join(page(results).text.split())
+    for row in ROWS:
+        acc, nll = SCORES[row.key]
+        numbers = f"{row.name}{100 * acc:.1f} ± 3.0 {50 * acc:.1f} ± 1.5 {nll:.2f} ± 0.12"
+        assert numbers.replace(" ", "") in text.replace(" ", "")
+
+
+def test_a_row_has_one_colour_everywhere(page, results):
+    made = page(results)
+    for row in ROWS:
+        traces = [t for figure in made.json for t in figure["data"] if t["meta"] == row.key]
+        assert {t["marker"]["color"] for t in traces} == {row.colour}
+        assert {t["line"]["color"] for t in traces if "line" in t} <= {row.colour}
+        assert f".{row.key} {{ --row: {row.colour}; }}" in made.style
+    assert len({row.colour for row in ROWS}) == len(ROWS)
+
+
+@pytest.mark.parametrize("ground", ["#fbfaf8", "#15171a"])
+def test_row_colours_stand_out_on_both_grounds(page, results, ground):
+    def luminance(colour):
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    assert f"--ground: {ground}" in page(results).style
+    for row in ROWS:
+        low, high = sorted((luminance(row.colour), luminance(ground)))
+        assert (high + 0.05) / (low + 0.05) >= 3, row.name
+
+
+def test_curves_keep_only_what_was_taken_and_show_divergence_as_a_gap(page, results):
+    loss = page(results).json[2]["data"]
+    drawn = {trace["name"]: (trace["x"], trace["y"]) for trace in loss}
+    assert drawn == {
+        "Fine-tuned, training": ([10, 20, 40], [4.0, 3.0, None]),
+        "Fine-tuned, held out": ([20, 40], [3.5, 3.25]),
+        "Emulator tuned, training": ([10], [4.0]),
+    }
+
+
+def test_block_repeats_the_run_and_is_safe_to_paste(page, results):
+    results["machine"] = "x86_64\nrm -rf ~\u2028\x1b[2J"
+    results["seed"] = 17
+    made = page(results)
+    block = made.text[made.text.index("offsite compare") :].split("Copy")[0].strip()
+    command, blank, *facts = block.splitlines()
+    assert command == results["call"]
+    assert not blank
+    assert all(fact.startswith("# ") and fact.isprintable() for fact in facts)
+    named = {fact.split()[1]: " ".join(fact.split()[2:]) for fact in facts}
+    assert named["seed"] == "17"
+    assert named["torch"] == "2.13.0"
+    assert named["tuning"] == "steps 150, lr 0.0002"
+
+
+def test_a_call_may_come_as_its_words(page, results):
+    before = page(results).text
+    results["call"] = shlex.split(results["call"])
+    assert page(results).text == before
+
+
+def test_page_loads_nothing(page, results):
+    made = page(results)
+    assert not [found for found in made.attributes if found[1] in LOADING]
+    assert not re.search(r"@import|url\(", made.style)
+    ours = made.scripts[-1]
+    assert "Plotly.newPlot" in ours
+    assert not re.search(r"fetch\(|XMLHttpRequest|import\(|https?:|WebSocket|sendBeacon", ours)
+    # plotly.js can load maps; the policy forbids that, and every script but these two by their hashes.
+    policy = next(value for _, name, value in made.attributes if name == "content" and "src" in value)
+    assert policy.startswith("default-src 'none'; ")
+    assert re.fullmatch(r"script-src( 'sha256-[\w+/]+=*'){2}", policy.split("; ")[-1])
+    assert "http" not in policy
+
+
+def test_plotly_is_in_the_page_once(page, results):
+    results["rows"] = {row: {**tasks, "sciq": cell(0.5, 1.0)} for row, tasks in results["rows"].items()}
+    made = page(results)
+    assert len(made.json) == 5
+    assert len(made.scripts) == 2
+    assert "plotly.js v" in made.scripts[0][:200]
+
+
+def filled(results, word):
+    """The same results with `word` in every place that takes a string."""
+    rows = {row: {word: next(iter(tasks.values()))} for row, tasks in results["rows"].items()}
+    strings = dict.fromkeys(("method", "model", "train", "call", "date", "machine"), word)
+    maps = {name: {word: word} for name in ("sources", "versions", "tuning")}
+    return (
+        results | strings | maps | {"rows": rows, "split": {word: 2}, "seconds": {word: 1.0}, "notes": [word]}
+    )
+
+
+def test_no_string_from_outside_becomes_markup(page, results):
+    kind, evil = page(filled(results, "kind")), page(filled(results, ATTACK))
+    assert evil.tags == kind.tags
+    assert evil.scripts == kind.scripts
+    assert evil.json == kind.json
+    cut = 1  # above the headline only the day of the date stands
+    assert evil.text.count(ATTACK) == kind.text.count("kind") - cut > 10
+    filled_in = [(tag, name, value.replace("kind", ATTACK)) for tag, name, value in kind.attributes]
+    assert evil.attributes == filled_in
+
+
+SHOWN = {
+    "split": "Adapter layers",
+    "curves": "Loss while tuning",
+    "model": "smollm2-135m",
+    "train": "Tuned on",
+    "sources": "validation split",
+    "notes": "Half of the rows",
+    "tuning": "lr 0.0002",
+    "seconds": "Where the time went",
+    "call": "offsite compare",
+    "versions": "2.13.0",
+    "seed": "# seed",
+    "date": "2026-03-02",
+    "machine": "2 threads",
+}
+
+
+@pytest.mark.parametrize("part", SHOWN)
+def test_a_missing_part_is_left_out(page, results, part):
+    results["call"] = "offsite compare MODEL"
+    assert SHOWN[part] in page(results).text
+    del results[part]
+    without = page(results).text
+    assert SHOWN[part] not in without
+    assert "None" not in without
+
+
+def test_the_rows_alone_make_a_page(page, results):
+    made = page({name: results[name] for name in ("rows", "keep", "method")})
+    assert len(made.json) == 2
+    assert "To repeat it" not in made.text
+    assert "None" not in made.text
+
+
+def test_scores_that_are_missing_or_not_finite_are_dashes(page, results):
+    for row in results["rows"].values():
+        del row["arc_easy"]["acc_norm"], row["arc_easy"]["nll_stderr"]
+    results["rows"]["emulator_tuned"]["arc_easy"]["nll"] = math.inf
+    made = page(results)
+    assert made.text.count("–") == 6
+    assert not any(trace["error_x"]["visible"] for trace in made.json[1]["data"])
+    assert [trace["meta"] for trace in made.json[1]["data"]] == [r for r in SCORES if r != "emulator_tuned"]
+    assert not re.search(r"\b(nan|inf|None)\b", made.text)
+
+
+def test_the_same_results_make_the_same_file(tmp_path, results):
+    before = copy.deepcopy(results)
+    first, second = (write(results, tmp_path / name) for name in ("a.html", "b.html"))
+    assert first == tmp_path / "a.html"
+    assert first.read_bytes() == second.read_bytes()
+    assert repr(results) == repr(before)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.html", "b.html"]
+
+
+def test_share_and_gap_are_those_of_the_numbers(verdict):
+    said = verdict()
+    assert said.share.value == pytest.approx((4.51 - 3.31) / (4.51 - 2.52))
+    assert said.gap_acc.value == pytest.approx(0.053)
+    assert said.gap_acc.stderr == pytest.approx(math.hypot(0.03, 0.03))
+    assert said.gap_nll.value == pytest.approx(-0.69)
+    assert "reaches 60% of what fine-tuning gains" in said.headline
+    assert "from 4.51 at zero-shot to 3.31 plugged in" in said.support
+    assert said.gap.startswith("The difference in accuracy is 1.2 times its standard error")
+
+
+def test_the_error_of_the_share_is_that_of_resampling(verdict):
+    import numpy as np
+
+    share = verdict().share
+    draw = np.random.default_rng(0).normal
+    zero, tuned, plugged = (
+        draw(SCORES[row][1], 0.12, 100_000) for row in ("zero_shot", "fine_tuned", "plugged_in")
+    )
+    assert share.stderr == pytest.approx(((zero - plugged) / (zero - tuned)).std(), rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"fine_tuned": {"nll": 4.6}}, "Fine-tuning gains nothing here"),
+        ({"fine_tuned": {"nll": 4.4}}, "Fine-tuning gains less than its standard error"),
+        ({"plugged_in": {"nll": 4.45}}, "the adapter changes less than its standard error"),
+        ({"plugged_in": {"nll": 5.0}}, "less likely than before"),
+        ({"plugged_in": {"nll": 2.4}}, "reaches all that fine-tuning gains"),
+        ({"plugged_in": {"nll": None}}, "was not recorded in every row"),
+        ({"plugged_in": {"nll": math.nan}}, "was not recorded in every row"),
+    ],
+)
+def test_headline(verdict, changes, says):
+    assert says in verdict(**changes).headline
+
+
+@pytest.mark.parametrize(
+    ("emulator", "says"),
+    [
+        ({}, "does not replace the full model"),
+        ({"acc": 0.543, "nll": 3.31}, "or the test is too small to tell"),
+        ({"acc": 0.53, "nll": 3.35}, "or the test is too small to tell"),
+        ({"acc": 0.7, "nll": 2.0}, "does better than the full model"),
+        ({"acc": 0.7}, "opposite directions"),
+        ({"acc_stderr": None, "nll_stderr": None}, "cannot be told whether that is chance"),
+        ({"n": 1, "acc_stderr": 0.0, "nll_stderr": 0.0}, "cannot be told whether that is chance"),
+    ],
+)
+def test_meaning_of_the_gap(verdict, emulator, says):
+    assert says in verdict(emulator_tuned=emulator).meaning
+
+
+def test_several_tasks_are_judged_by_their_mean(results):
+    for row in results["rows"].values():
+        row["sciq"] = row["arc_easy"] | {"acc": 0.5, "nll": 3.0}
+    read = Results.read(results)
+    one, both = judge(read, ["arc_easy"]), judge(read, ["arc_easy", "sciq"])
+    assert both.gap_acc.value == pytest.approx(one.gap_acc.value / 2)
+    assert both.gap_acc.stderr == pytest.approx(one.gap_acc.stderr / math.sqrt(2))
+    assert both.share.value == pytest.approx(one.share.value)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "names"),
+    [
+        (lambda r: r["rows"].pop("plugged_in"), "plugged_in"),
+        (lambda r: r["rows"].update(pluged_in={}), "pluged_in"),
+        (lambda r: r["rows"]["plugged_in"].update(sciq={}), "sciq"),
+        (lambda r: r["rows"]["fine_tuned"]["arc_easy"].update(acc=61.0), "rows.fine_tuned.arc_easy.acc"),
+        (lambda r: r.pop("keep"), "keep"),
+        (lambda r: r.update(rows={row: {} for row in SCORES}), "zero_shot"),
+    ],
+)
+def test_results_of_another_shape_are_refused(tmp_path, results, spoil, names):
+    spoil(results)
+    with pytest.raises(UserError, match=re.escape(names)) as refusal:
+        write(results, tmp_path / "report.html")
+    assert "\n" not in str(refusal.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_plotly_the_extra_is_named(tmp_path, results, monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name.partition(".")[0] == "plotly":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(UserError, match=re.escape("pip install 'offsite[report]'")):
+        write(results, tmp_path / "report.html")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("evil", [False, True])
+def test_a_browser_draws_it_and_complains_of_nothing(tmp_path, results, evil):
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no chromium on PATH")
+    path = write(filled(results, ATTACK) if evil else results, tmp_path / "report.html")
+    flags = (
+        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    )
+    flags += " --disable-component-update --disable-sync --enable-logging=stderr --virtual-time-budget=5000"
+    command = [
+        chromium,
+        *flags.split(),
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--dump-dom",
+        path.as_uri(),
+    ]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert "CONSOLE" not in ran.stderr
+    drawn = ran.stdout[: ran.stdout.index("plotly.js v")]  # what stands before the inlined library
+    assert drawn.count('class="plot js-plotly-plot"') == 3
+    assert drawn.count('class="point"') >= 2 * len(ROWS)
+    assert "<title>owned" not in drawn
