@@ -124,6 +124,14 @@ def test_bfloat16_takes_its_softmax_in_float32(llama):
     assert any(score.loglik != torch.tensor(score.loglik).bfloat16().item() for score in rough)
 
 
+def test_an_autocast_around_the_call_holds_inside(llama, tokenizer, task):
+    exact = evaluate(llama, tokenizer, [task])["words"]
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = evaluate(llama, tokenizer, [task])["words"]
+    assert rough.nll != pytest.approx(exact.nll, abs=1e-5)
+    assert rough.nll == pytest.approx(exact.nll, abs=0.05)
+
+
 # --- the scores ---------------------------------------------------------------------------------------------
 
 

@@ -127,10 +127,10 @@ def test_no_dropped_layer_is_in_a_bundle(model, tmp_path, blueprint):
                 assert (tensor.detach().numpy().tobytes() in sent) is there
 
 
-def test_the_same_seed_gives_the_same_adapter(model, tokenizer):
+def test_the_same_seed_gives_the_same_adapter(llama, tokenizer):
     def once(seed):
         config = TuneConfig(**{**vars(QUICK), "seed": seed})
-        return tune(build(model, SPLIT, DROP, tokenizer=tokenizer), EXAMPLES, config)
+        return tune(build(llama, SPLIT, DROP, tokenizer=tokenizer), EXAMPLES, config)
 
     first = once(0)
     assert same(dict(first.tensors), dict(once(0).tensors))

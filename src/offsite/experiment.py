@@ -21,12 +21,10 @@ from offsite.evaluate import evaluate
 from offsite.folders import write_text
 from offsite.owner.build import keep_of, lossless, origin
 from offsite.owner.plug import plug
+from offsite.report.results import ROWS
 from offsite.tasks import Task
 from offsite.text import Example
 from offsite.training import autocast
-
-ROWS = ("zero_shot", "fine_tuned", "emulator_zero_shot", "emulator_tuned", "plugged_in")
-"""In the order in which tables show them."""
 
 Row = dict[str, dict[str, float]]
 """Scores of one row by task, as `evaluate.Score` has them."""
@@ -71,7 +69,7 @@ def compare(model: PreTrainedModel, emulator: Emulator, experiment: Experiment, 
     full = lossless(model, emulator.split, emulator.tokenizer)
     stages.tuned("fine_tuned", full, experiment)
     score("fine_tuned", full.model)
-    return _results(emulator, experiment, {name: rows[name] for name in ROWS}, keep, stages)
+    return _results(emulator, experiment, {row.key: rows[row.key] for row in ROWS}, keep, stages)
 
 
 def _results(

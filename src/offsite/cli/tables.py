@@ -7,13 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-TITLES = {
-    "zero_shot": "zero-shot",
-    "fine_tuned": "fine-tuned",
-    "emulator_zero_shot": "emulator zero-shot",
-    "emulator_tuned": "emulator tuned",
-    "plugged_in": "plugged in",
-}
+from offsite.report.results import ROWS
 
 
 def scores_table(scores: Mapping[str, Mapping[str, float]], notes: Sequence[str] = ()) -> Table:
@@ -29,8 +23,9 @@ def rows_tables(rows: Mapping[str, Mapping[str, Any]], notes: Sequence[str] = ()
     tables = []
     for task in next(iter(rows.values())):
         table = _table(task, notes)
-        for name, title in TITLES.items():
-            table.add_row(title, *_cells(rows[name][task]), style="bold" if name == "plugged_in" else "")
+        for row in ROWS:
+            style = "bold" if row.key == "plugged_in" else ""
+            table.add_row(row.name, *_cells(rows[row.key][task]), style=style)
         tables.append(table)
     return tables
 

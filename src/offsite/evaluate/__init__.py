@@ -52,7 +52,7 @@ def evaluate(
 
     The harness gets the questions from memory: private ones leave no copy in a data set cache. Prompts are
     tokenized as `tokenizer(prompt)` does by default, with a BOS where it adds one. The model runs in its own
-    precision and keeps its mode; its softmax is taken in float32.
+    precision, or that of an autocast around the call, and keeps its mode; the softmax is taken in float32.
 
     Args:
         model: a causal language model, on any device.

@@ -1,0 +1,36 @@
+# `make demo` runs the whole story on a real model and real data; `make test` passes the tests.
+# Both first install what they need into .venv. QUICK=1 makes the demo a minute's work.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+
+export OMP_WAIT_POLICY := PASSIVE
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test slow lint benchmarks clean
+
+demo: $(STAMP)
+	$(BIN)/offsite demo $(if $(QUICK),--quick)
+
+test: $(STAMP) lint
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+
+slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-show-timings > /dev/null || $(BIN)/lint-imports
+
+# torch first and alone: asked for by exact version, a plain CPU build may be taken where one is offered.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $$(grep '^torch==' constraints.txt)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo .coverage .mypy_cache .ruff_cache .pytest_cache
