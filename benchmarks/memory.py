@@ -26,7 +26,7 @@ class Peak(threading.Thread):
         super().__init__(daemon=True)
         self.process, self.peak, self.on = psutil.Process(), 0, True
 
-    def run(self) -> None:
+    def run(self) -> None:  # noqa: D102
         while self.on:
             self.peak = max(self.peak, self.process.memory_info().rss)
             time.sleep(0.002)

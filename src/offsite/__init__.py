@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from offsite.adapter import Adapter
-    from offsite.experiment import Experiment, compare
     from offsite.data_owner.tune import TuneConfig, Tuned, tune
     from offsite.emulator import Emulator
     from offsite.errors import UserError
     from offsite.evaluate import Score, evaluate
+    from offsite.experiment import Experiment, compare
     from offsite.models import load
     from offsite.owner.blueprint import Blueprint, Place
     from offsite.owner.build import build

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from offsite.progress import Advance, bar
 _TRAINED = "trained.safetensors"
 _STATE = "trainer_state.json"  # the last file of a checkpoint: where it stands, the checkpoint is whole
 _CHECK_EVERY = 10  # steps, at the least: a check costs about as much as two of them
+_POOL = 50  # batches among which examples are sorted by length
 _EAGER_UP_TO = 256  # tokens; below, fused attention's backward on a CPU costs more than it saves
 
 Batch = dict[str, Tensor]
@@ -83,13 +85,13 @@ def fit(
     last = _last_checkpoint(work) if resume else None
     if last is None:
         shutil.rmtree(work, ignore_errors=True)
-    longest = max(len(row["input_ids"]) for row in train)
+    lengths = [len(row["input_ids"]) for row in train]
     ordered = sorted(heldout, key=lambda row: len(row["input_ids"]))
-    with _attention_for(base_of(model), longest), bar(what, config.steps) as advance:
+    with _attention_for(base_of(model), max(lengths)), bar(what, config.steps) as advance:
         trainer = _Trainer(
             model=model,
             args=_arguments(config, work, bool(heldout)),
-            train_dataset=list(train),
+            train_dataset=[train[i] for i in schedule(lengths, config)],
             eval_dataset=ordered or None,
             data_collator=collate,
             callbacks=[_Bar(advance), *([EarlyStoppingCallback(config.patience)] if heldout else [])],
@@ -133,6 +135,26 @@ def pad(pad_id: int) -> Callable[[list[Any]], Batch]:
         }
 
     return collate
+
+
+def schedule(lengths: Sequence[int], config: TrainConfig) -> list[int]:
+    """Which example comes when, over the whole run: batches of like length in random order, epoch by epoch.
+
+    Decided beforehand from the seed alone, so that a resumed run sees what an undisturbed one would have
+    seen (the Trainer's own grouping by length draws from the global generator, and does not).
+    """
+    chance = random.Random(config.seed)
+    wanted, order = config.steps * config.batch_size, []
+    while len(order) < wanted:
+        epoch = chance.sample(range(len(lengths)), len(lengths))
+        pools = [
+            epoch[i : i + _POOL * config.batch_size] for i in range(0, len(epoch), _POOL * config.batch_size)
+        ]
+        ranked = [i for pool in pools for i in sorted(pool, key=lengths.__getitem__)]
+        batches = [ranked[i : i + config.batch_size] for i in range(0, len(ranked), config.batch_size)]
+        full = [batch for batch in batches if len(batch) == config.batch_size] or batches
+        order += [i for batch in chance.sample(full, len(full)) for i in batch]
+    return order[:wanted]
 
 
 def bf16_pays() -> bool:
@@ -216,7 +238,7 @@ def _arguments(config: TrainConfig, work: Path, check: bool) -> TrainingArgument
         seed=config.seed,
         bf16=bf16_pays(),
         use_cpu=not torch.accelerator.is_available(),
-        train_sampling_strategy="group_by_length",
+        train_sampling_strategy="sequential",
         remove_unused_columns=False,
         label_names=["labels"],
         dataloader_pin_memory=False,

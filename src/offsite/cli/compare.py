@@ -13,8 +13,8 @@ from offsite.cli.shell import Force, Json, Limit, Seed, console, emit, output
 from offsite.cli.tables import rows_tables
 
 if TYPE_CHECKING:
-    from offsite.experiment import Experiment
     from offsite.data_owner.tune import TuneConfig
+    from offsite.experiment import Experiment
 
 NAME = "compare"
 HELP = """The experiment: zero-shot, fine-tuned, emulator zero-shot, emulator tuned and plugged in.
@@ -42,9 +42,9 @@ def command(
 ) -> None:
     """Run the five rows, write results.json and report.html."""
     from offsite import models, report
-    from offsite.experiment import compare
     from offsite.data_owner.tune import TuneConfig
     from offsite.emulator import Emulator
+    from offsite.experiment import compare
     from offsite.folders import staged
     from offsite.record import record
 

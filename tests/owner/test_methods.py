@@ -1,0 +1,117 @@
+"""What every method must do, and what each one says that it does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from offsite.errors import UserError
+from offsite.owner.blueprint import Place, check, everything, share
+from offsite.owner.build import build, keep_of
+from offsite.owner.methods import METHODS, method_named
+from offsite.owner.methods.crash import Crash, cluster, linear_cka
+from offsite.owner.methods.uniform import Uniform
+from offsite.owner.profile import Profile
+from offsite.split import Split
+from tests.families import tiny_model
+
+SPLIT = Split(1, 1)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model("llama")
+
+
+@pytest.fixture(params=sorted(METHODS))
+def planned(request, model):
+    """A method and its profile of a stack with a middle of six layers."""
+    method = METHODS[request.param]()
+    tokens = torch.randint(3, 120, (16, 8), generator=torch.Generator().manual_seed(0))
+    return method, method.profile(model, SPLIT, tokens if method.calibration else None)
+
+
+@pytest.mark.parametrize("keep", [0.01, 0.2, 0.5, 0.7, 1.0])
+def test_a_plan_fits_the_middle_and_comes_as_near_to_the_budget_as_layers_can(planned, model, keep):
+    method, profile = planned
+    blueprint = method.plan(profile, keep)
+    check(blueprint, SPLIT, 8)
+    whole = max(1, round(6 * keep)) / 6
+    assert share(blueprint, profile.sizes) == pytest.approx(whole)
+    assert keep_of(build(model, SPLIT, blueprint), model) == pytest.approx(whole)
+
+
+def test_keeping_everything_is_the_lossless_blueprint(planned):
+    method, profile = planned
+    assert method.plan(profile, 1.0) == everything(SPLIT, 8)
+
+
+@pytest.mark.parametrize("keep", [0, -0.5, 1.01, float("nan")])
+def test_a_budget_outside_0_to_1_is_refused(planned, keep):
+    method, profile = planned
+    with pytest.raises(UserError, match="above 0 and up to 1"):
+        method.plan(profile, keep)
+
+
+def test_a_method_says_its_name_and_paper():
+    for name, method in METHODS.items():
+        assert method.name == name
+        assert "arXiv" in method.paper
+
+
+def test_an_unknown_method_is_answered_with_the_nearest():
+    with pytest.raises(UserError, match="'unifrom'; did you mean 'uniform'"):
+        method_named("unifrom")
+
+
+@pytest.mark.parametrize(
+    ("keep", "layers"),
+    [(1 / 6, [4]), (2 / 6, [1, 6]), (3 / 6, [1, 3, 6]), (4 / 6, [1, 3, 4, 6]), (5 / 6, [1, 2, 3, 5, 6])],
+)
+def test_uniform_follows_the_papers_formula(model, keep, layers):
+    """round(i (M-1) / (k-1)) with M = 6, from layer 1; Python rounds 2.5 to 2."""
+    plan = Uniform().plan(Profile.of(model, SPLIT), keep)
+    assert [place.layer for place in plan] == layers
+
+
+def test_cka_is_one_for_rotated_and_scaled_outputs_and_small_for_unrelated_ones():
+    random = torch.Generator().manual_seed(0)
+    base = torch.randn(200, 8, generator=random)
+    rotation = torch.linalg.qr(torch.randn(8, 8, generator=random)).Q
+    other = torch.randn(200, 8, generator=random)
+    cka = linear_cka(torch.stack([base, 3 * base @ rotation, other]))
+    assert cka[0, 1] == pytest.approx(1, abs=1e-5)
+    assert cka[0, 2] < 0.2
+    assert torch.allclose(cka, cka.T)
+
+
+def test_clusters_are_neighbours_merged_by_likeness():
+    alike = torch.eye(6)
+    for a, b in ((0, 1), (1, 2), (0, 2), (4, 5)):
+        alike[a, b] = alike[b, a] = 0.9
+    assert cluster(alike, 3) == [range(0, 3), range(3, 4), range(4, 6)]
+    assert cluster(alike, 6) == [range(i, i + 1) for i in range(6)]
+
+
+def test_crash_keeps_each_clusters_middle_and_fills_every_place_with_the_nearest(model):
+    alike = torch.eye(6)
+    for a, b in ((0, 1), (1, 2), (0, 2), (4, 5)):
+        alike[a, b] = alike[b, a] = 0.9
+    profile = Profile.of(model, SPLIT, {"cka": alike})
+    assert Crash(share=False).plan(profile, 0.5) == (Place(2), Place(4), Place(5))
+    assert [place.layer for place in Crash().plan(profile, 0.5)] == [2, 2, 2, 4, 5, 5]
+
+
+def test_crash_profiles_alike_for_alike_seeds_and_leaves_the_model(model):
+    tokens = torch.randint(3, 120, (16, 8))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    first, second = (Crash().profile(model, SPLIT, tokens).findings["cka"] for _ in range(2))
+    assert torch.equal(first, second)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_blueprint_outside_the_middle_is_refused(model):
+    with pytest.raises(UserError, match="puts layer 0"):
+        build(model, SPLIT, (Place(0), Place(3)))
+    with pytest.raises(UserError, match="puts nothing"):
+        build(model, SPLIT, ())

@@ -1,0 +1,92 @@
+"""The five rows: what they are, that the model comes back, and that an interrupted one goes on."""
+
+from __future__ import annotations
+
+import pytest
+
+from offsite import experiment as module
+from offsite.data_owner.tune import TuneConfig
+from offsite.emulator import Emulator
+from offsite.errors import UserError
+from offsite.experiment import Experiment, compare
+from offsite.owner.blueprint import Place
+from offsite.owner.build import build
+from offsite.split import Split
+from offsite.tasks import Task
+from offsite.text import Question
+from tests.families import tiny_model
+from tests.test_laws import same, state
+
+SPLIT = Split(2, 2)
+QUESTIONS = tuple(
+    Question(f"w{10 + i} w{40 + i}", (f"w{10 + i}", f"w{50 + i}", f"w{90 + i}"), 0) for i in range(24)
+)
+ASKED = Experiment(
+    (Task("mine", QUESTIONS[:6]),),
+    [q.example() for q in QUESTIONS],
+    TuneConfig(steps=25, lr=1e-2, max_length=32),
+)
+
+
+@pytest.fixture
+def saved(tmp_path, tokenizer):
+    model = tiny_model("llama")
+    build(model, SPLIT, (Place(2), Place(4)), tokenizer=tokenizer).save(tmp_path / "emulator")
+    return model, tmp_path / "emulator"
+
+
+def rows(results):
+    return {name: row["mine"]["nll"] for name, row in results["rows"].items()}
+
+
+def test_five_rows_and_the_model_as_it_was(saved, tmp_path):
+    model, folder = saved
+    before = state(model)
+    results = compare(model, Emulator.load(folder), ASKED, tmp_path / "work")
+    assert same(state(model), before)
+    assert results["keep"] == pytest.approx(0.5)
+    found = rows(results)
+    assert list(found) == ["zero_shot", "fine_tuned", "emulator_zero_shot", "emulator_tuned", "plugged_in"]
+    assert found["fine_tuned"] < found["zero_shot"]
+    assert found["emulator_tuned"] < found["emulator_zero_shot"]
+    assert len(set(found.values())) == 5
+
+
+@pytest.mark.parametrize("stage", [2, 4, 5, 7])
+@pytest.mark.parametrize("rank", [None, 2], ids=["whole", "lora"])
+def test_interrupted_at_any_stage_and_run_again_it_ends_the_same(saved, tmp_path, monkeypatch, stage, rank):
+    model, folder = saved
+    asked = Experiment(
+        ASKED.tasks, ASKED.train, TuneConfig(**{**vars(ASKED.config), "steps": 4, "lora_rank": rank})
+    )
+    whole = rows(compare(model, Emulator.load(folder), asked, tmp_path / "undisturbed"))
+    real, count = module.write_text, 0
+
+    def killed(path, text):
+        nonlocal count
+        count += 1
+        if count == stage:
+            raise KeyboardInterrupt
+        real(path, text)
+
+    monkeypatch.setattr(module, "write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        compare(model, Emulator.load(folder), asked, tmp_path / "work")
+    monkeypatch.undo()
+    assert rows(compare(model, Emulator.load(folder), asked, tmp_path / "work")) == whole
+
+
+def test_stages_of_another_question_are_not_reused(saved, tmp_path):
+    model, folder = saved
+    quick = TuneConfig(steps=1, max_length=32)
+    first = compare(
+        model, Emulator.load(folder), Experiment(ASKED.tasks, ASKED.train, quick), tmp_path / "work"
+    )
+    again = Experiment(ASKED.tasks, ASKED.train, quick, limit=3)
+    assert rows(compare(model, Emulator.load(folder), again, tmp_path / "work")) != rows(first)
+
+
+def test_an_emulator_of_another_model_is_refused(saved, tmp_path):
+    _, folder = saved
+    with pytest.raises(UserError, match="another model"):
+        compare(tiny_model("llama", seed=5), Emulator.load(folder), ASKED, tmp_path / "work")
