@@ -59,7 +59,8 @@ def test_a_run_cut_short_and_resumed_ends_with_the_same_adapter(tmp_path, tokeni
     whole = tune(emulator(), EXAMPLES, config, work=tmp_path / "work")
     work = tmp_path / "work"
     kept = sorted(folder.name for folder in work.iterdir())
-    assert kept == ["checkpoint-20", "checkpoint-30"]
+    assert len(kept) == 2  # the best one and the last one
+    assert kept[-1] == "checkpoint-30"
     assert has_checkpoint(work)
     (work / "checkpoint-30" / "trainer_state.json").write_text('{"cut sho')
     resumed = tune(emulator(), EXAMPLES, config, work=work, resume=True)
