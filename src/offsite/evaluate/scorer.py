@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 Tokens = Sequence[int]
 
 _PROMPT_TOKENS = 2048  # in a batch of prompts
-_WASTED_TOKENS = 64  # run for nothing in a batch: about what starting another one costs
+_WASTED_TOKENS = 128  # run for nothing in a batch: about what starting another one costs
 _CACHED_TOKENS = 8192  # in the cache of a batch of answers, copied for each of them
 _LOGITS = 2**26  # numbers in a batch of answers' logits: 256 MB in float32
 
