@@ -1,4 +1,4 @@
-"""Time `offsite.evaluate`'s scorer against lm-evaluation-harness's own class, on the same answers.
+"""Time the scorer of `offsite.evaluate` against lm-evaluation-harness's own class, on the same answers.
 
     python benchmarks/scorer.py [--questions 100] [--rounds 3] [--batch-size 16]
 
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from offsite import models, tasks
-from offsite.evaluate.harness import HFLM, Scorer
+from offsite.scoring.harness import HFLM, Scorer
 
 
 def timed(score: Callable[..., Any], requests: list[Any]) -> tuple[float, list[Any]]:

@@ -53,12 +53,12 @@ def tiny_model(family, seed=0):
 
 
 def tiny_tokenizer():
-    """A word-level tokenizer of 128 ids: w3 .. w127, unknown words become w3."""
+    """A word-level tokenizer of 128 ids: w4 .. w127, unknown words become id 3."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    vocab = {"<pad>": 0, "<s>": 1, "</s>": 2} | {f"w{i}": i for i in range(3, 128)}
-    backend = Tokenizer(models.WordLevel(vocab, unk_token="w3"))
+    vocab = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3} | {f"w{i}": i for i in range(4, 128)}
+    backend = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return t.PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="w3"
+        tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
     )

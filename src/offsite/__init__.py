@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from offsite.data_owner.tune import TuneConfig, Tuned, tune
     from offsite.emulator import Emulator
     from offsite.errors import UserError
-    from offsite.evaluate import Score, evaluate
     from offsite.experiment import Experiment, compare
     from offsite.models import load
     from offsite.owner.blueprint import Blueprint, Place
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from offsite.owner.methods.base import Method
     from offsite.owner.plug import plug
     from offsite.owner.profile import Profile
+    from offsite.scoring import Score, evaluate
     from offsite.split import Split
     from offsite.tasks import Task, examples, texts
     from offsite.tasks import load as load_task
@@ -51,7 +51,7 @@ _HOME = {
     "Place": "owner.blueprint",
     "Profile": "owner.profile",
     "Question": "text",
-    "Score": "evaluate",
+    "Score": "scoring",
     "Split": "split",
     "Task": "tasks",
     "TuneConfig": "data_owner.tune",
@@ -60,7 +60,7 @@ _HOME = {
     "build": "owner.build",
     "compare": "experiment",
     "distill": "owner.distill",
-    "evaluate": "evaluate",
+    "evaluate": "scoring",
     "examples": "tasks",
     "load": "models",
     "load_task": "tasks",

@@ -17,11 +17,11 @@ from offsite.adapter import Adapter, swap
 from offsite.data_owner.tune import TuneConfig, tune
 from offsite.emulator import Emulator
 from offsite.errors import UserError
-from offsite.evaluate import evaluate
 from offsite.folders import write_text
 from offsite.owner.build import keep_of, lossless, origin
 from offsite.owner.plug import plug
 from offsite.report.results import ROWS
+from offsite.scoring import evaluate
 from offsite.tasks import Task
 from offsite.text import Example
 from offsite.training import autocast

@@ -144,7 +144,8 @@ def schedule(lengths: Sequence[int], config: TrainConfig) -> list[int]:
     seen (the Trainer's own grouping by length draws from the global generator, and does not).
     """
     chance = random.Random(config.seed)
-    wanted, order = config.steps * config.batch_size, []
+    wanted = config.steps * config.batch_size
+    order: list[int] = []
     while len(order) < wanted:
         epoch = chance.sample(range(len(lengths)), len(lengths))
         pools = [

@@ -37,9 +37,9 @@ def command(
 ) -> None:
     """Open, put the adapter in, score, write."""
     from offsite import tasks
-    from offsite.evaluate import evaluate
     from offsite.folders import write_text
     from offsite.record import record
+    from offsite.scoring import evaluate
     from offsite.training import autocast
 
     if out:

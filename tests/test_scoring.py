@@ -6,21 +6,22 @@ import copy
 import logging
 import math
 import random
+import statistics
 from dataclasses import astuple
 
+import offsite.scoring as package
 import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
 
-import offsite.evaluate as package
 from offsite import tasks as catalogue
 from offsite.errors import UserError
-from offsite.evaluate import evaluate, harness, scorer
-from offsite.evaluate.scorer import answer_likelihoods
+from offsite.scoring import evaluate, harness, scorer
+from offsite.scoring.scorer import answer_likelihoods
 from offsite.tasks import Question, Task
 from tests.families import tiny_model
 
-WORDS = 40  # the tiny tokenizer splits w30 to w39: its unknown word is w3
+WORDS = 40
 ODD_LENGTHS = (1, 2, 3, 7, 8, 8, 13, 30)  # of prompts, in tokens; beyond and within the sliding windows
 
 
@@ -137,7 +138,7 @@ def test_an_autocast_around_the_call_holds_inside(llama, tokenizer, task):
 
 def test_scores_are_what_the_harness_s_own_likelihoods_give(llama, tokenizer, task):
     score = evaluate(llama, tokenizer, [task])["words"]
-    acc, acc_norm, nll = [], [], []
+    acc, acc_norm, nll, tokens = [], [], [], []
     for question in task.questions:
         prompt = tokenizer(question.prompt).input_ids
         pairs = [(prompt, tokenizer(choice).input_ids) for choice in question.choices]
@@ -145,13 +146,17 @@ def test_scores_are_what_the_harness_s_own_likelihoods_give(llama, tokenizer, ta
         lengths = torch.tensor([len(choice) for choice in question.choices])
         acc.append(float(logliks.argmax() == question.answer))
         acc_norm.append(float((logliks / lengths).argmax() == question.answer))
-        nll.append(-float(logliks[question.answer]) / len(pairs[question.answer][1]))
-    for name, values in (("acc", acc), ("acc_norm", acc_norm), ("nll", nll)):
+        nll.append(-float(logliks[question.answer]))
+        tokens.append(len(pairs[question.answer][1]))
+    for name, values in (("acc", acc), ("acc_norm", acc_norm)):
         values = torch.tensor(values, dtype=torch.float64)
         assert getattr(score, name) == pytest.approx(values.mean().item(), abs=1e-5)
         assert getattr(score, f"{name}_stderr") == pytest.approx(values.std().item() / math.sqrt(12), abs=1e-5)
     assert score.n == 12
     assert 0 < score.acc < 1
+    assert score.nll == pytest.approx(sum(nll) / sum(tokens), abs=1e-5)
+    without = [(sum(nll) - a) / (sum(tokens) - t) for a, t in zip(nll, tokens, strict=True)]  # jackknife
+    assert score.nll_stderr == pytest.approx(statistics.pstdev(without) * math.sqrt(11), rel=0.2)
 
 
 def test_exact_match_takes_any_listed_answer(llama, tokenizer):

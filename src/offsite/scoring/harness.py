@@ -18,8 +18,8 @@ from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from offsite.errors import UserError
-from offsite.evaluate.scorer import answer_likelihoods
 from offsite.progress import bar
+from offsite.scoring.scorer import answer_likelihoods
 from offsite.tasks import Scoring, Task
 
 _METRICS: Mapping[Scoring, tuple[str, ...]] = {
@@ -37,6 +37,8 @@ class Answered(NamedTuple):
     acc: float
     acc_norm: float
     nll: float
+    """Summed over the right answer's tokens."""
+    tokens: int
 
 
 def run(
@@ -145,9 +147,9 @@ def _harness_task(task: Task, seed: int) -> ConfigurableTask:
 
 def _answered(sample: Mapping[str, Any], right: int, scorer: Scorer) -> Answered:
     [(loglik, _)] = sample["resps"][right]
-    nll = -loglik / scorer.tokens[tuple(sample["arguments"][right])]
+    tokens = scorer.tokens[tuple(sample["arguments"][right])]
     acc = float(sample["acc"] if "acc" in sample else sample["exact_match"])
-    return Answered(acc, float(sample.get("acc_norm", acc)), nll)
+    return Answered(acc, float(sample.get("acc_norm", acc)), -loglik, tokens)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from offsite.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from offsite.evaluate.harness import Answered
+    from offsite.scoring.harness import Answered
     from offsite.tasks import Task
 
 __all__ = ["Score", "evaluate"]
@@ -33,8 +33,8 @@ class Score:
     """The same by log-likelihood per character of the answer; in an exact-match task, `acc` again."""
     acc_norm_stderr: float
     nll: float
-    """Negative log-likelihood of the right answer in nats per token: the mean over questions of the mean over
-    the answer's tokens; in an exact-match task, of the answer that the question marks."""
+    """Negative log-likelihood of the right answer in nats per token: the mean over all tokens of all right
+    answers; in an exact-match task, of the answers that the questions mark."""
     nll_stderr: float
     n: int
     """Questions answered."""
@@ -69,7 +69,7 @@ def evaluate(
             a prompt or an answer without tokens, an answer longer than the model can read.
     """
     _check(tasks, limit)
-    from offsite.evaluate.harness import run
+    from offsite.scoring.harness import run
 
     limited = [replace(task, questions=task.questions[:limit]) for task in tasks]
     return {name: _score(answered) for name, answered in run(model, tokenizer, limited, seed).items()}
@@ -93,10 +93,18 @@ def _check(tasks: Sequence[Task], limit: int | None) -> None:
 def _score(answered: Sequence[Answered]) -> Score:
     acc, acc_stderr = _mean([one.acc for one in answered])
     acc_norm, acc_norm_stderr = _mean([one.acc_norm for one in answered])
-    nll, nll_stderr = _mean([one.nll for one in answered])
+    nll, nll_stderr = _ratio([one.nll for one in answered], [one.tokens for one in answered])
     return Score(acc, acc_stderr, acc_norm, acc_norm_stderr, nll, nll_stderr, len(answered))
 
 
 def _mean(values: Sequence[float]) -> tuple[float, float]:
     """The mean and its standard error, in the closed form that the harness uses too."""
     return fmean(values), stdev(values) / sqrt(len(values)) if len(values) > 1 else 0.0
+
+
+def _ratio(sums: Sequence[float], counts: Sequence[int]) -> tuple[float, float]:
+    """The mean over all tokens, and its standard error with questions as the units (ratio estimator)."""
+    mean, n = sum(sums) / sum(counts), len(sums)
+    apart = [total - mean * count for total, count in zip(sums, counts, strict=True)]
+    stderr = sqrt(sum(a * a for a in apart) / (n * (n - 1))) / fmean(counts) if n > 1 else 0.0
+    return mean, stderr
