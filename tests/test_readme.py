@@ -1,0 +1,109 @@
+"""What the README and the docs say is what there is: the story, the code, the tree, the links, the numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from offsite.cli import app
+from offsite.cli.demo import story
+from offsite.cli.shell import run
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def block(mark):
+    """The fenced block after a mark."""
+    return re.search(rf"<!-- {mark} -->\n```\w*\n(.*?)```", README, re.DOTALL).group(1)
+
+
+def test_the_story_is_what_the_demo_runs():
+    told = block("story").splitlines()
+    assert told == [" ".join(["offsite", *words]) for words in story(Path("demo"), quick=False)]
+
+
+def test_every_command_named_in_the_docs_exists_and_has_an_example(capsys):
+    known = {command.name for command in app.registered_commands}
+    named = {word for doc in DOCS for word in re.findall(r"\boffsite ([a-z]+)\b", doc.read_text(encoding="utf-8"))}
+    assert known <= named
+    for name in known:
+        assert run(app, [name, "--help"]) == 0
+        assert f"offsite {name}" in re.sub(r"\s+", " ", capsys.readouterr().out)
+
+
+def test_the_tree_names_every_source_file_once_and_nothing_else():
+    told = re.findall(r"^\s*([\w./{},]+)\s{2,}\S", block("tree"), re.MULTILINE)
+    folders, files = [], set()
+    for line in block("tree").splitlines():
+        depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
+        del folders[depth:]
+        if name.endswith("/"):
+            folders.append(name)
+        else:
+            files.add("".join([*folders, name]))
+    assert len(told) == len(block("tree").splitlines()), "every line has a purpose"
+    there = {p.relative_to(ROOT).as_posix() for p in (ROOT / "src").rglob("*.py")}
+    assert {f for f in files if f.startswith("src/") and f.endswith(".py")} == there
+    assert all((ROOT / file).exists() for file in files)
+
+
+@pytest.mark.parametrize("doc", DOCS, ids=lambda doc: doc.name)
+def test_links_lead_somewhere(doc):
+    for target in re.findall(r"\]\(([^)#]+)", doc.read_text(encoding="utf-8")):
+        assert target.startswith("https://") or (doc.parent / target).exists(), target
+
+
+def test_make_has_the_two_commands():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_the_python_of_the_readme_runs(tmp_path):
+    """As it stands, but for fewer steps and questions."""
+    code = block("python").replace("steps=60", "steps=2").replace("limit=150", "limit=8")
+    code += "\nassert scores['arc_easy'].n == 8\n"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=600)
+
+
+@pytest.mark.slow
+def test_the_quick_demo_tells_the_whole_story(tmp_path):
+    """Every command of the story on the real model, each shown before it runs; the report is there."""
+    told = subprocess.run(
+        [sys.executable, "-m", "offsite", "demo", "--quick"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=900, check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+    )  # fmt: skip
+    shown = [line for line in told.stderr.splitlines() if line.startswith("$ ")]
+    assert shown == ["$ " + " ".join(["offsite", *words]) for words in story(Path("demo"), quick=True)]
+    assert "Traceback" not in told.stderr
+    results = json.loads((tmp_path / "demo/comparison/results.json").read_text(encoding="utf-8"))
+    assert {row["arc_easy"]["n"] for row in results["rows"].values()} == {16}
+    assert (tmp_path / "demo/comparison/report.html").stat().st_size > 1_000_000
+    assert told.stdout.rstrip().splitlines()[-1].endswith("report.html")
+
+
+@pytest.mark.slow
+def test_tuning_through_a_uniform_emulator_helps_the_real_model(tmp_path):
+    """Plugged in, the answers are likelier than zero-shot and than the tuned emulator's own."""
+    commands = [
+        ["compress", "smollm2-135m", "-o", "emulator", "--method", "uniform", "--keep", "0.7"],
+        ["compare", "smollm2-135m", "emulator", "--tasks", "arc_easy", "--limit", "80", "--steps", "60",
+         "-o", "comparison"],
+    ]  # fmt: skip
+    for words in commands:
+        subprocess.run([sys.executable, "-m", "offsite", *words], cwd=tmp_path, check=True, timeout=1800)
+    rows = json.loads((tmp_path / "comparison/results.json").read_text(encoding="utf-8"))["rows"]
+    nll = {name: row["arc_easy"]["nll"] for name, row in rows.items()}
+    assert nll["plugged_in"] < nll["zero_shot"] - 0.2
+    assert nll["plugged_in"] < nll["emulator_tuned"] - 0.2
+    assert nll["fine_tuned"] < nll["plugged_in"] + 0.1
