@@ -14,7 +14,7 @@ demo: $(STAMP)
 	$(BIN)/offsite demo $(if $(QUICK),--quick)
 
 test: $(STAMP) lint
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --cov --cov-report=term:skip-covered
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from offsite.errors import UserError
-from offsite.folders import staged, write_text
+from offsite.folders import check, staged, write_text
 
 
 def tree(folder):
@@ -164,3 +164,35 @@ except OSError:
     run = subprocess.run([sys.executable, "-c", code, str(tmp_path / "card.json")], check=False)
     assert run.returncode == 7
     assert tree(tmp_path) == {"card.json": "one"}
+
+
+@pytest.mark.parametrize("raised", [OSError, KeyboardInterrupt])
+def test_what_fails_leaves_no_folders_above_either(tmp_path, raised):
+    (tmp_path / "there").mkdir()
+
+    def fail():
+        with staged(tmp_path / "there" / "deep" / "down" / "out"):
+            raise raised
+
+    with pytest.raises(raised):
+        fail()
+    assert tree(tmp_path) == {"there": None}
+
+
+def test_folders_above_stay_where_something_else_came_into_them(tmp_path):
+    def fail():
+        with staged(tmp_path / "deep" / "out"):
+            (tmp_path / "deep" / "other").write_text("of someone else")
+            raise OSError
+
+    with pytest.raises(OSError):
+        fail()
+    assert tree(tmp_path) == {"deep": None, "deep/other": "of someone else"}
+
+
+def test_check_says_beforehand_what_staged_would_refuse(tmp_path):
+    check(tmp_path / "a" / "b")
+    (tmp_path / "file").write_text("mine")
+    for path in (tmp_path / "file", tmp_path / "file" / "out", Path.cwd()):
+        with pytest.raises(UserError, match=str(path)):
+            check(path)

@@ -9,11 +9,11 @@ import random
 import statistics
 from dataclasses import astuple
 
-import offsite.scoring as package
 import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
 
+import offsite.scoring as package
 from offsite import tasks as catalogue
 from offsite.errors import UserError
 from offsite.scoring import evaluate, harness, scorer

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -19,6 +20,7 @@ from offsite.split import Split
 
 _WEIGHTS = "adapter.safetensors"
 LORA_PARTS = ("lora_A.weight", "lora_B.weight")  # peft's names for (rank, in) and (out, rank)
+_PLACE = re.compile(r"(bottom|top)\.(0|[1-9][0-9]{0,5})\.")
 
 
 class Lora(BaseModel):
@@ -82,8 +84,11 @@ class Adapter:
         card, digest = bundle.read(path, AdapterCard)
         if set(card.files) != {_WEIGHTS}:
             raise UserError(f"{path}: an adapter holds {_WEIGHTS} and nothing else.")
-        bundle.shapes(path / _WEIGHTS)
-        return cls(bundle.load_tensors(path / _WEIGHTS), card.origin, card.emulator, card.lora, digest)
+        _check_places(path / _WEIGHTS, bundle.headers(path / _WEIGHTS), card.origin.split)
+        tensors = bundle.load_tensors(path / _WEIGHTS)
+        if card.lora is not None:
+            _pairs(tensors, card.lora.rank)
+        return cls(tensors, card.origin, card.emulator, card.lora, digest)
 
 
 def adapter_tensors(model: PreTrainedModel, split: Split) -> dict[str, Tensor]:
@@ -110,10 +115,10 @@ def swap(model: PreTrainedModel, adapter: Adapter) -> Adapter:
     new = adapter.tensors if adapter.lora is None else _merged(model, adapter, own)
     bundle.check_names("the adapter", new, own if adapter.lora is None else new)
     for name, tensor in new.items():
-        if tensor.shape != own[name].shape:
+        if (tensor.dtype, tensor.shape) != (own[name].dtype, own[name].shape):
             raise UserError(
-                f"The adapter's {name!r} has the shape {tuple(tensor.shape)} where the model's has "
-                f"{tuple(own[name].shape)}: it belongs to another model."
+                f"The adapter's {name!r} is {tensor.dtype} {tuple(tensor.shape)} where the model's is "
+                f"{own[name].dtype} {tuple(own[name].shape)}: it belongs to another model."
             )
     displaced = Adapter.of(model, adapter.origin)
     with torch.no_grad():
@@ -122,22 +127,53 @@ def swap(model: PreTrainedModel, adapter: Adapter) -> Adapter:
     return displaced
 
 
+def _check_places(file: Path, names: Iterable[str], split: Split) -> None:
+    """Refuse a tensor that stands in none of the places of `split`, and a place that none stands in."""
+    seen = set()
+    for name in names:
+        place = _PLACE.match(name)
+        if place is None or int(place[2]) >= (split.bottom if place[1] == "bottom" else split.top):
+            raise UserError(
+                f"{file}: the tensor {name!r:.80} does not belong into an adapter of {split.bottom} bottom and "
+                f"{split.top} top layers."
+            )
+        seen.add(place[0])
+    if len(seen) != split.bottom + split.top:
+        raise UserError(f"{file} holds {len(seen)} layers where its card says {split.bottom + split.top}.")
+
+
+def _pairs(tensors: Mapping[str, Tensor], rank: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """The two factors of each site of a LoRA, (rank, in) and (out, rank)."""
+    sites = sorted({name.rsplit(".lora_", 1)[0] for name in tensors})
+    bundle.check_names("the adapter", tensors, [f"{site}.{part}" for site in sites for part in LORA_PARTS])
+    pairs = {}
+    for site in sites:
+        down, up = (tensors[f"{site}.{part}"] for part in LORA_PARTS)
+        if (down.dim(), up.dim()) != (2, 2) or (down.shape[0], up.shape[1]) != (rank, rank):
+            raise UserError(
+                f"The adapter's {site!r:.80} holds {tuple(down.shape)} and {tuple(up.shape)}, which is no LoRA "
+                f"of rank {rank}."
+            )
+        pairs[site] = (down, up)
+    return pairs
+
+
 def _merged(model: PreTrainedModel, adapter: Adapter, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights that a LoRA update changes, changed: float32 sums, rounded once to the model's type."""
     assert adapter.lora is not None
+    scale = adapter.lora.alpha / adapter.lora.rank
     transposed = adapter_linears(model, adapter.split)
-    sites = sorted({name.rsplit(".lora_", 1)[0] for name in adapter.tensors})
-    expected = [f"{site}.{part}" for site in sites for part in LORA_PARTS]
-    bundle.check_names("the adapter", adapter.tensors, expected)
+    pairs = _pairs(adapter.tensors, adapter.lora.rank)
+    bundle.check_names("the adapter", pairs, transposed)
     new = {}
-    for site in sites:
-        down, up = (adapter.tensors[f"{site}.{part}"].float() for part in LORA_PARTS)
-        if site not in transposed or down.shape[:1] != up.shape[1:] or down.shape[0] != adapter.lora.rank:
-            raise UserError(f"The adapter's {site!r} does not fit the model: it belongs to another model.")
+    for site, (down, up) in pairs.items():
         old = own[f"{site}.weight"]
-        delta = adapter.lora.alpha / adapter.lora.rank * (up @ down)
-        delta = delta.T if transposed[site] else delta
-        if delta.shape != old.shape:
+        wanted = old.T.shape if transposed[site] else old.shape
+        if (up.shape[0], down.shape[1]) != tuple(wanted):
             raise UserError(f"The adapter's {site!r} does not fit the model: it belongs to another model.")
-        new[f"{site}.weight"] = (old.float() + delta).to(old.dtype)
+        delta = scale * (up.to(old.device).float() @ down.to(old.device).float())
+        merged = (old.float() + (delta.T if transposed[site] else delta)).to(old.dtype)
+        if not bundle.finite(merged):
+            raise UserError(f"The adapter's {site!r} is so large that the sum is NaN or infinity.")
+        new[f"{site}.weight"] = merged
     return new

@@ -22,12 +22,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from offsite import record
-from offsite.errors import UserError
+from offsite.errors import UserError, brief
 from offsite.folders import staged
 from offsite.split import Split
 
 CARD = "card.json"
-_CARD_LIMIT = 4 << 20  # bytes; ample for a thousand layers of shared tensors
+_JSON_LIMIT = 16 << 20  # bytes; ample for a thousand layers of shared tensors
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _STRICT = ConfigDict(strict=True, extra="forbid", frozen=True)
 _Hex = Field(pattern=r"^([0-9a-f]{64})?$")
@@ -67,6 +67,8 @@ class Card(BaseModel):
 
 
 _C = TypeVar("_C", bound=Card)
+Header = tuple[torch.dtype, tuple[int, ...]]
+"""What a safetensors file says of a tensor before it is read: its type and shape."""
 
 
 def write(path: Path, card: Card, fill: Callable[[Path], None]) -> str:
@@ -74,6 +76,7 @@ def write(path: Path, card: Card, fill: Callable[[Path], None]) -> str:
     with staged(path) as folder:
         fill(folder)
         files = {file.name: _entry(file) for file in sorted(folder.iterdir())}
+        assert CARD not in files, "a bundle's own file has the card's name"
         text = card.model_copy(update={"files": files}).model_dump_json(indent=2)
         (folder / CARD).write_text(text, encoding="utf-8")
     return hashlib.sha256(text.encode()).hexdigest()
@@ -86,7 +89,7 @@ def read(path: Path, kind: type[_C]) -> tuple[_C, str]:
     present = {file.name for file in path.iterdir()} - {CARD}
     for name in sorted(present ^ set(card.files)):
         where = "is in the folder but not on the card" if name in present else "is on the card but missing"
-        raise UserError(f"{path}: {name!r} {where}; ask the sender for an unaltered bundle.")
+        raise UserError(f"{path}: {name!r:.80} {where}; ask the sender for an unaltered bundle.")
     for name, entry in card.files.items():
         file = path / name
         if file.is_symlink() or not file.is_file():
@@ -96,18 +99,24 @@ def read(path: Path, kind: type[_C]) -> tuple[_C, str]:
     return card, hashlib.sha256(text.encode()).hexdigest()
 
 
-def shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """The names and shapes that a safetensors file declares, floating point only; reads its header alone."""
+def read_object(file: Path) -> dict[str, Any]:
+    """The JSON object in a small file from elsewhere; a UserError unless it is sound, with no key twice."""
+    return _object(file, _text(file))
+
+
+def headers(file: Path) -> dict[str, Header]:
+    """The tensors that a safetensors file declares, floating point only; reads no more than its header."""
     found = {}
     try:
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - not a dict
                 header = tensors.get_slice(name)
-                if header.get_dtype() not in _DTYPES:
-                    raise UserError(f"{file}: {name!r} is of type {header.get_dtype()}, not floating point.")
-                found[name] = tuple(header.get_shape())
+                said = header.get_dtype()
+                if said not in _DTYPES:
+                    raise UserError(f"{file}: {name!r:.80} is of type {said}; a bundle holds F32, F16, BF16.")
+                found[name] = (_DTYPES[said], tuple(header.get_shape()))
     except SafetensorError as error:
-        raise UserError(f"{file} is not a readable safetensors file ({error}).") from error
+        raise UserError(f"{file} is not a readable safetensors file ({brief(error)}).") from error
     return found
 
 
@@ -116,22 +125,30 @@ def load_tensors(file: Path) -> dict[str, Tensor]:
     with safe_open(file, framework="pt") as tensors:
         found = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
     for name, tensor in found.items():
-        if not bool(torch.isfinite(tensor).all()):
+        if not finite(tensor):
             raise UserError(f"{file}: {name!r} holds NaN or infinity; ask the sender for a sound bundle.")
     return found
 
 
 def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
-    """Write a safetensors file in the order of the names."""
+    """Write a safetensors file in the order of the names; a UserError for what no receiver would take."""
     ready = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
+    for name, tensor in ready.items():
+        if not finite(tensor):
+            raise UserError(f"The tensor {name!r} holds NaN or infinity; there is nothing sound to be sent.")
     save_file(ready, file, metadata={"format": "pt"})
+
+
+def finite(tensor: Tensor) -> bool:
+    """Whether a tensor holds neither NaN nor infinity."""
+    return bool(torch.isfinite(tensor).all())
 
 
 def check_names(where: Path | str, found: Iterable[str], expected: Iterable[str]) -> None:
     """Refuse any tensor that is missing or not expected."""
     for name in sorted(set(found) ^ set(expected)):
         how = "does not belong there" if name in set(found) else "is missing"
-        raise UserError(f"{where}: the tensor {name!r} {how}.")
+        raise UserError(f"{where}: the tensor {name!r:.80} {how}.")
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
@@ -169,28 +186,42 @@ def _card_text(path: Path) -> str:
     if not path.exists():
         raise UserError(f"No such path: {str(path)!r}.")
     file = path / CARD
-    if not file.is_file() or file.is_symlink() or file.stat().st_size > _CARD_LIMIT:
-        raise UserError(f"{str(path)!r} is not a bundle: it has no proper {CARD}.")
+    if not file.is_file() or file.is_symlink():
+        raise UserError(f"{str(path)!r} is not a bundle: it has no {CARD}.")
+    return _text(file)
+
+
+def _text(file: Path) -> str:
+    if file.stat().st_size > _JSON_LIMIT:
+        raise UserError(f"{file} is larger than any honest one; ask the sender for it again.")
     try:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not UTF-8 text; ask the sender for it again.") from error
 
 
-def _parse(path: Path, text: str, kind: type[_C]) -> _C:
+def _object(file: Path, text: str) -> dict[str, Any]:
     try:
         data = json.loads(text, object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path / CARD} is not sound JSON ({error}).") from error
-    said = data.get("format") if isinstance(data, dict) else None
+        raise UserError(f"{file} is not sound JSON ({brief(error)}).") from error
+    if not isinstance(data, dict):
+        raise UserError(f"{file} holds no JSON object; ask the sender for it again.")
+    return data
+
+
+def _parse(path: Path, text: str, kind: type[_C]) -> _C:
+    said = _object(path / CARD, text).get("format")
     if said != kind.kind:
-        raise UserError(f"{str(path)!r} says its format is {said!r}, where {kind.kind!r} is understood here.")
+        raise UserError(
+            f"{str(path)!r} says its format is {said!r:.40}, where {kind.kind!r} is understood here."
+        )
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise UserError(f"{path / CARD}: {field!r}: {first['msg']}.") from error
+        field, why = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{path / CARD}: {field!r:.80}: {brief(why, 200)}.") from error
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -34,11 +34,13 @@ def write(
 
 def write_description(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> None:
     """Write all but the weights: config, generation config and tokenizer."""
+    model.config.dtype = model.dtype  # as it is, whatever it was made from; loading checks every tensor's
     model.config.save_pretrained(folder)
     if model.generation_config is not None:
         model.generation_config.save_pretrained(folder)
     if tokenizer is not None:
-        tokenizer.save_pretrained(folder)
+        several = isinstance(tokenizer.chat_template, dict)  # each would be a file in a folder of their own
+        tokenizer.save_pretrained(folder, save_jinja_files=not several)
     for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
         file = folder / name
         if file.exists():

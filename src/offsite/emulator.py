@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from torch import Tensor
-from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+import torch
+from pydantic import Field
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from offsite import bundle, checkpoint
-from offsite.decoder import Decoder, blank, config_from, fill, skeleton
-from offsite.errors import UserError
+from offsite.decoder import Decoder, blank, fill, from_stranger, skeleton
+from offsite.errors import UserError, brief
 from offsite.folders import staged
 from offsite.split import Split
 
@@ -31,16 +31,21 @@ _TOKENIZER = frozenset(
         "merges.txt",
         "tokenizer.model",
         "spiece.model",
+        "sentencepiece.bpe.model",
     ]
 )
-_FILES = _TOKENIZER | {"config.json", "generation_config.json", _PLAIN, _NATIVE}
+_GENERATION = "generation_config.json"
+_FILES = _TOKENIZER | {"config.json", _GENERATION, _PLAIN, _NATIVE}
+
+
+_KIND = "offsite-emulator/"
 
 
 class EmulatorCard(bundle.Card):
     """The card of an emulator; which layers of the model stand in it is deliberately not there."""
 
-    kind: ClassVar[str] = "offsite-emulator/1"
-    method: str
+    kind: ClassVar[str] = f"{_KIND}1"
+    method: str = Field(pattern=r"^[\w .+-]{1,60}$")
     same_as: dict[str, str]
     """Tensors stored once under another name: tied embeddings, and layers that stand in several places."""
 
@@ -82,6 +87,7 @@ class Emulator:
             tensors = {k: v for k, v in self.model.state_dict().items() if k not in same_as}
             bundle.save_tensors(tensors, folder / weights)
             checkpoint.write_description(folder, self.model, self.tokenizer)
+            _check_files("The model", [file.name for file in folder.iterdir()])
 
         self.digest = bundle.write(Path(path), card, fill_folder)
         return self.digest
@@ -98,12 +104,17 @@ class Emulator:
         """Open the bundle at `path`; a UserError for whatever is not as an honest one would be."""
         path = Path(path)
         card, digest = bundle.read(path, EmulatorCard)
-        _check_files(path, card)
-        config = _config(path)
+        _check_files(str(path), card.files)
         weights = path / (_PLAIN if _PLAIN in card.files else _NATIVE)
-        _check_weights(weights, config, card.same_as)
+        declared = bundle.headers(weights)
+        config, bare = from_stranger(
+            bundle.read_object(path / "config.json"), len(declared) + len(card.same_as)
+        )
+        _check_weights(weights, declared, bare, card.same_as)
         model = blank(config)
         fill(model, bundle.load_tensors(weights), card.same_as)
+        if _GENERATION in card.files:
+            model.generation_config = _generation(path)
         tokenizer = _tokenizer(path) if "tokenizer_config.json" in card.files else None
         if bundle.tokenizer_digest(tokenizer) != card.origin.tokenizer:
             raise UserError(f"{path}: the tokenizer is not the one that the card names.")
@@ -114,7 +125,7 @@ class Emulator:
 def is_emulator(path: Path | str) -> bool:
     """Whether `path` is the folder of an emulator bundle (rather than of a model)."""
     card = Path(path) / bundle.CARD
-    return card.is_file() and EmulatorCard.kind in card.read_text(encoding="utf-8", errors="replace")
+    return card.is_file() and _KIND in card.read_text(encoding="utf-8", errors="replace")
 
 
 def _aliases(model: PreTrainedModel) -> dict[str, str]:
@@ -124,41 +135,53 @@ def _aliases(model: PreTrainedModel) -> dict[str, str]:
     return {name: first[id(t)] for name, t in state.items() if first.setdefault(id(t), name) != name}
 
 
-def _check_files(path: Path, card: EmulatorCard) -> None:
-    for name in card.files:
+def _check_files(whose: str, names: Collection[str]) -> None:
+    for name in names:
         if name not in _FILES:
-            raise UserError(f"{path}: an emulator has no business with a file named {name!r}.")
-    if (_PLAIN in card.files) == (_NATIVE in card.files) or "config.json" not in card.files:
-        raise UserError(f"{path}: an emulator needs config.json and one of {_PLAIN} and {_NATIVE}.")
+            raise UserError(f"{whose} brings a file {name!r:.80}, which no emulator may hold.")
+    if (_PLAIN in names) == (_NATIVE in names) or "config.json" not in names:
+        raise UserError(f"{whose} lacks a file: an emulator has config.json and {_PLAIN} or {_NATIVE}.")
 
 
-def _config(path: Path) -> PretrainedConfig:
-    try:
-        data: Any = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path / 'config.json'} is not sound JSON ({error}).") from error
-    if not isinstance(data, dict) or {"auto_map", "quantization_config"} & set(data):
-        raise UserError(f"{path / 'config.json'} asks for remote code or quantised weights; it is refused.")
-    return config_from(data)
-
-
-def _check_weights(file: Path, config: PretrainedConfig, same_as: Mapping[str, str]) -> None:
-    """Names and shapes against what the config alone would build, before any memory is taken."""
-    declared = bundle.shapes(file)
-    stored = len(declared) + len(same_as)
-    if not 0 < config.num_hidden_layers <= stored:
-        raise UserError(f"{file}: {stored} tensors cannot be {config.num_hidden_layers} layers.")
-    expected: dict[str, Tensor] = skeleton(config).state_dict()
+def _check_weights(
+    file: Path, declared: Mapping[str, bundle.Header], bare: PreTrainedModel, same_as: Mapping[str, str]
+) -> None:
+    """Names, types and shapes against what the config alone would build, before any memory is taken."""
+    expected = bare.state_dict()
     bundle.check_names(file, declared.keys() | same_as.keys(), expected)
+    mixed = bool(bare._keep_in_fp32_modules or bare._keep_in_fp32_modules_strict)
     for name, tensor in expected.items():
         source = same_as.get(name, name)
-        if declared.get(source) != tuple(tensor.shape) or (name in same_as and name in declared):
-            raise UserError(f"{file}: {name!r} is stored as {declared.get(source)}, not {tuple(tensor.shape)}.")
+        if source not in declared or (name in same_as and name in declared):
+            raise UserError(f"{file}: {name!r} is said to be the same as {source!r:.80}, which is not there.")
+        dtype, shape = declared[source]
+        wanted = {tensor.dtype} | ({torch.float32} if mixed else set())
+        if shape != tuple(tensor.shape) or dtype not in wanted:
+            raise UserError(
+                f"{file}: {name!r} is stored as {dtype} {shape} where the config says {tensor.dtype} "
+                f"{tuple(tensor.shape)}."
+            )
+
+
+def _generation(path: Path) -> GenerationConfig:
+    data = bundle.read_object(path / _GENERATION)
+    try:
+        return GenerationConfig.from_dict(data)
+    except Exception as error:  # a config can be made to raise whatever there is
+        raise UserError(f"{path / _GENERATION} is not a sound one ({brief(error)}).") from error
 
 
 def _tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    config = json.loads((path / "tokenizer_config.json").read_text(encoding="utf-8"))
-    if "auto_map" in config:
-        raise UserError(f"{path / 'tokenizer_config.json'} asks for remote code; it is refused.")
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    file = path / "tokenizer_config.json"
+    for key in bundle.read_object(file):
+        if key == "auto_map" or key.endswith("_file"):
+            raise UserError(f"{file} asks for {key!r:.80}: code and files from elsewhere are refused.")
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            path, trust_remote_code=False, local_files_only=True
+        )
+    except (KeyboardInterrupt, MemoryError):
+        raise
+    except BaseException as error:  # the tokenizers library panics with what is no Exception
+        raise UserError(f"{path}: the tokenizer cannot be read ({brief(error)}).") from error
     return tokenizer

@@ -10,6 +10,12 @@ class UserError(ValueError):
     """Something the caller can put right; its text is one sentence fit to be shown as it is."""
 
 
+def brief(value: object, most: int = 120) -> str:
+    """`value` in a few words on one line, for the midst of a sentence: what strangers wrote has no bounds."""
+    words = " ".join(str(value).split()).rstrip(".")
+    return words if len(words) <= most else words[: most - 3] + "..."
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The tail of a refusal of `word`: the nearest of the `known` names, or all of them."""
     names = sorted(known)

@@ -47,6 +47,8 @@ def compare(model: PreTrainedModel, emulator: Emulator, experiment: Experiment, 
     `model` comes back as it was; `emulator` ends up tuned. Each finished stage is kept in `work`, so that an
     interrupted comparison, run again, goes on where it stopped.
     """
+    if emulator.tokenizer is None:
+        raise UserError("The emulator came without a tokenizer, so nothing can be tuned or scored with it.")
     here = origin(model, emulator.split, emulator.tokenizer)
     if here.parent != emulator.origin.parent:
         raise UserError("The emulator was made from another model than the one that it is compared with.")

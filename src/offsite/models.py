@@ -217,16 +217,24 @@ def _config(word: str, where: str) -> PreTrainedConfig:
         raise _unreadable(word, where, "config.json", error) from error
     except (AttributeError, KeyError, StrictDataclassError, TypeError, ValueError) as error:
         if "trust_remote_code" in str(error):
-            raise UserError(
-                f"{word!r} wants to run code of its own, which offsite never does; "
-                f"take a model that transformers {__version__} knows."
-            ) from error
+            raise _of_own_code(word) from error
         raise UserError(
             f"The config.json of {word!r} describes no model that transformers {__version__} knows; "
             "correct it or take a newer transformers."
         ) from error
+    if "/" in f"{config._attn_implementation}{config._experts_implementation}":  # a kernel from the hub
+        raise _of_own_code(word)
     _refuse_other_kinds(word, config)
     return config
+
+
+def _of_own_code(word: str) -> UserError:
+    from transformers import __version__
+
+    return UserError(
+        f"{word!r} wants to run code of its own, which offsite never does; "
+        f"take a model that transformers {__version__} knows."
+    )
 
 
 def _refuse_other_kinds(word: str, config: PreTrainedConfig) -> None:

@@ -8,18 +8,19 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
 from offsite.decoder import base_of, head_at
-from offsite.errors import UserError
+from offsite.errors import UserError, did_you_mean
 from offsite.progress import Advance, bar
 
 _TRAINED = "trained.safetensors"
@@ -53,8 +54,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "lr", "checks", "patience"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < inf:
                 raise UserError(f"{name} must be above zero, not {getattr(self, name)}.")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed must be from 0 to {2**32 - 1}, not {self.seed}.")
 
 
 class Point(NamedTuple):
@@ -74,15 +77,18 @@ def fit(
     loss: Loss,
     collate: Callable[[list[Any]], Batch],
     work: Path,
+    mark: str,
     resume: bool,
     what: str,
 ) -> list[Point]:
     """Train what requires gradients in `model`, in place, and return the curve.
 
-    `train` and `heldout` are rows with `input_ids`; `work` keeps the checkpoints, which only `resume` reads.
-    The weights with the best held-out loss stay, where `heldout` is not empty.
+    `train` and `heldout` are rows with `input_ids`; `work` keeps the checkpoints, which only `resume` reads,
+    and only where `mark`, which stands for all that the result hangs on, is the same. The weights with the
+    best held-out loss stay, where `heldout` is not empty. Raises UserError for trackers that are not there.
     """
-    last = _last_checkpoint(work) if resume else None
+    _refuse_trackers(config.report_to)
+    last = _last_checkpoint(work) if resume and mark_of(work) == mark else None
     if last is None:
         shutil.rmtree(work, ignore_errors=True)
     lengths = [len(row["input_ids"]) for row in train]
@@ -96,7 +102,7 @@ def fit(
             data_collator=collate,
             callbacks=[_Bar(advance), *([EarlyStoppingCallback(config.patience)] if heldout else [])],
         )
-        trainer.loss = loss
+        trainer.loss, trainer.mark = loss, mark
         trainer.remove_callback(_printer(trainer))
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     return _curve(trainer.state.log_history)
@@ -178,10 +184,20 @@ def has_checkpoint(work: Path) -> bool:
     return _last_checkpoint(work) is not None
 
 
+def mark_of(work: Path) -> str | None:
+    """The `mark` of the interrupted run that can be resumed in `work`; None where there is none."""
+    last = _last_checkpoint(work)
+    if last is None:
+        return None
+    with safe_open(last / _TRAINED, framework="pt") as trained:
+        return (trained.metadata() or {}).get("mark")
+
+
 class _Trainer(Trainer):
     """Our loss, and checkpoints that hold what is trained instead of the whole model."""
 
     loss: Loss
+    mark: str
 
     def compute_loss(  # type: ignore[override]
         self, model: nn.Module, inputs: Batch, return_outputs: bool = False, **_: Any
@@ -195,7 +211,8 @@ class _Trainer(Trainer):
         assert self.model is not None
         state = state_dict if state_dict is not None else self.model.state_dict()
         trained = {name for name, p in self.model.named_parameters() if p.requires_grad}
-        save_file({k: v.detach().contiguous() for k, v in state.items() if k in trained}, folder / _TRAINED)
+        kept = {k: v.detach().contiguous() for k, v in state.items() if k in trained}
+        save_file(kept, folder / _TRAINED, metadata={"mark": self.mark})
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         saved = load_file(Path(resume_from_checkpoint) / _TRAINED)
@@ -208,7 +225,9 @@ class _Trainer(Trainer):
 
     def _load_best_model(self) -> None:
         if self.state.best_model_checkpoint:
-            self._load_from_checkpoint(self.state.best_model_checkpoint)
+            # By its name: a resumed run may see the folder from elsewhere.
+            best = Path(str(self.args.output_dir)) / Path(self.state.best_model_checkpoint).name
+            self._load_from_checkpoint(str(best))
 
 
 class _Bar(TrainerCallback):
@@ -226,10 +245,20 @@ class _Bar(TrainerCallback):
             self.note = f"loss {float(logs['loss']):.2f}"
 
 
+def _refuse_trackers(names: Sequence[str]) -> None:
+    from transformers.integrations.integration_utils import get_available_reporting_integrations
+
+    known = get_available_reporting_integrations() if names else []  # type: ignore[no-untyped-call]
+    for name in names:
+        if name not in known:
+            way = did_you_mean(name, known) if known else "install it first."
+            raise UserError(f"There is no tracker {name!r} here; {way}")
+
+
 def _arguments(config: TrainConfig, work: Path, check: bool) -> TrainingArguments:
     every = max(_CHECK_EVERY, ceil(config.steps / config.checks))
     return TrainingArguments(
-        output_dir=str(work),
+        output_dir=str(work.resolve()),
         max_steps=config.steps,
         per_device_train_batch_size=config.batch_size,
         per_device_eval_batch_size=config.batch_size,

@@ -64,6 +64,18 @@ def test_an_unknown_method_is_answered_with_the_nearest():
         method_named("unifrom")
 
 
+def test_knobs_are_set_by_name_and_wrong_ones_answered():
+    assert method_named("crash", ["share=false"]) == Crash(share=False)
+    with pytest.raises(UserError, match="no knob 'shar'; did you mean 'share'"):
+        method_named("crash", ["shar=false"])
+    with pytest.raises(UserError, match="name=value, not 'share'"):
+        method_named("crash", ["share"])
+    with pytest.raises(UserError, match="share=perhaps of crash"):
+        method_named("crash", ["share=perhaps"])
+    with pytest.raises(UserError, match="uniform has no knob 'share'; it has none"):
+        method_named("uniform", ["share=false"])
+
+
 @pytest.mark.parametrize(
     ("keep", "layers"),
     [(1 / 6, [4]), (2 / 6, [1, 6]), (3 / 6, [1, 3, 6]), (4 / 6, [1, 3, 4, 6]), (5 / 6, [1, 2, 3, 5, 6])],

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json as jsonlib
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from offsite.cli.shell import Force, Json, Limit, Seed, console, emit, output
+from offsite.cli.shell import Force, Json, Limit, Rank, Seed, beside, console, emit, leftovers, output, words
 from offsite.cli.tables import rows_tables
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ def command(
     limit: Limit = None,
     steps: Annotated[int, typer.Option(help="Optimizer steps of each tuning, at the most.")] = 150,
     lr: Annotated[float, typer.Option(help="Peak learning rate of both tunings.")] = 2e-4,
-    lora_rank: Annotated[int | None, typer.Option(min=1, help="Train a LoRA; default: whole layers.")] = None,
+    lora_rank: Rank = None,
     seed: Seed = 0,
     force: Force = False,
     json: Json = False,
@@ -48,18 +47,17 @@ def command(
     from offsite.folders import staged
     from offsite.record import record
 
-    output(out, force)
+    output(out, force, [model, emulator, *words(task_names), *([train] if train else [])])
     config = TuneConfig(steps=steps, lr=lr, lora_rank=lora_rank, seed=seed)
     experiment = _experiment(task_names, train, config, limit)
     opened = Emulator.load(emulator)
     whole, _ = models.load(model)
-    work = out.with_name(f".{out.name}.stages")
-    results = compare(whole, opened, experiment, work)
-    results |= {"model": model, "train": train or task_names.split(",")[0]} | record(seed)
-    with staged(out) as folder:
-        (folder / "results.json").write_text(jsonlib.dumps(results, indent=2) + "\n", encoding="utf-8")
-        report.write(results, folder / "report.html")
-    shutil.rmtree(work)
+    with leftovers(beside(out, ".stages"), _worth) as work:
+        results = compare(whole, opened, experiment, work)
+        results |= {"model": model, "train": train or words(task_names)[0]} | record(seed)
+        with staged(out) as folder:
+            (folder / "results.json").write_text(jsonlib.dumps(results, indent=2) + "\n", encoding="utf-8")
+            report.write(results, folder / "report.html")
 
     def show() -> None:
         console().print(*rows_tables(results["rows"], results["notes"]), sep="\n")
@@ -72,6 +70,12 @@ def _experiment(task_names: str, train: str | None, config: TuneConfig, limit: i
     from offsite import tasks
     from offsite.experiment import Experiment
 
-    words = [word.strip() for word in task_names.split(",")]
-    asked = [tasks.load(word, "test") for word in words]
-    return Experiment(asked, tasks.examples(train or words[0]), config, limit)
+    asked = [tasks.load(word, "test") for word in words(task_names)]
+    return Experiment(asked, tasks.examples(train or words(task_names)[0]), config, limit)
+
+
+def _worth(work: Path) -> bool:
+    """Whether there is something that the same command goes on from."""
+    from offsite.training import has_checkpoint
+
+    return any(work.glob("*.json")) or any(map(has_checkpoint, work.glob("*-checkpoints")))

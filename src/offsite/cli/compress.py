@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from offsite.cli.shell import Force, Json, Seed, console, emit, output
+from offsite.cli.shell import Force, Json, Seed, beside, console, emit, leftovers, output
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from offsite.emulator import Emulator
-    from offsite.owner.blueprint import Blueprint
     from offsite.owner.methods.base import Method
     from offsite.owner.profile import Profile
     from offsite.split import Split
@@ -31,6 +29,9 @@ def command(
     out: Annotated[Path, typer.Option("-o", "--output", help="The emulator bundle to write.")],
     method: Annotated[str, typer.Option(help="uniform or crash.")] = "uniform",
     keep: Annotated[float, typer.Option(help="Share of the middle's parameters to store, 0 to 1.")] = 0.7,
+    knobs: Annotated[
+        list[str] | None, typer.Option("--set", help="A knob of the method, as crash's share=false.")
+    ] = None,
     bottom: Annotated[int, typer.Option(help="Adapter layers nearest the embeddings.")] = 2,
     top: Annotated[int, typer.Option(help="Adapter layers nearest the head.")] = 2,
     text: Annotated[str, typer.Option(help="Public text: wikipedia, wikitext2 or a file.")] = "wikipedia",
@@ -42,22 +43,29 @@ def command(
 ) -> None:
     """Profile, plan, build, save the bundle and the owner's receipt."""
     from offsite import models
-    from offsite.owner.build import build
+    from offsite.folders import staged
+    from offsite.owner.build import build, keep_of
     from offsite.owner.methods import method_named
     from offsite.owner.methods.base import check_keep
+    from offsite.owner.receipt import write_receipt
     from offsite.split import Split
+    from offsite.training import has_checkpoint
 
-    chosen, split = method_named(method), Split(bottom, top)
+    chosen, split = method_named(method, knobs or ()), Split(bottom, top)
     check_keep(keep)
-    private = output(receipt or out.with_name(f"{out.name}-receipt"), force)
-    output(out, force)
+    output(out, force, [model, text])
+    private = output(receipt or beside(out, "-receipt"), force, [model, text, out])
     whole, tokenizer = models.load(model)
     blueprint = chosen.plan(_profile(chosen, whole, tokenizer, split, text), keep)
     emulator = build(whole, split, blueprint, method=method, tokenizer=tokenizer)
-    if distill:
-        _distill(emulator, whole, text, distill, seed, out)
-    emulator.save(out)
-    _report(emulator, whole, blueprint, keep, seed, out, private, json)
+    with leftovers(beside(out, ".distilling"), has_checkpoint) as work:
+        if distill:
+            _distill(emulator, whole, text, distill, seed, work)
+        kept = keep_of(emulator, whole)
+        with staged(private) as notes, staged(out) as folder:
+            emulator.save(folder)
+            write_receipt(notes, emulator, blueprint, asked=keep, kept=kept, seed=seed)
+    _show(emulator, kept, out, private, json)
 
 
 def _profile(
@@ -72,7 +80,7 @@ def _profile(
     return method.profile(model, split, blocks(tasks.texts(text), tokenizer, length, count))
 
 
-def _distill(emulator: Emulator, model: PreTrainedModel, text: str, steps: int, seed: int, out: Path) -> None:
+def _distill(emulator: Emulator, model: PreTrainedModel, text: str, steps: int, seed: int, work: Path) -> None:
     from offsite import tasks
     from offsite.owner.distill import DistillConfig, distill
     from offsite.text import blocks
@@ -81,27 +89,10 @@ def _distill(emulator: Emulator, model: PreTrainedModel, text: str, steps: int, 
     config = DistillConfig(steps=steps, seed=seed)
     count = config.steps * config.batch_size
     tokens = blocks(tasks.texts(text), emulator.tokenizer, config.length, None)[:count]
-    work = out.with_name(f".{out.name}.distilling")
     distill(emulator, model, tokens, config, work=work, resume=True)
-    shutil.rmtree(work)
 
 
-def _report(
-    emulator: Emulator,
-    model: PreTrainedModel,
-    blueprint: Blueprint,
-    asked: float,
-    seed: int,
-    out: Path,
-    private: Path,
-    json: bool,
-) -> None:
-    from offsite.owner.build import keep_of
-    from offsite.owner.receipt import write_receipt
-
-    kept = keep_of(emulator, model)
-    write_receipt(private, emulator, blueprint, asked=asked, kept=kept, seed=seed)
-
+def _show(emulator: Emulator, kept: float, out: Path, private: Path, json: bool) -> None:
     def show() -> None:
         say = console().print
         say(

@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from offsite.cli.shell import output
+from offsite.cli.shell import INTERRUPTED, output
+from offsite.errors import UserError
 
 NAME = "demo"
 HELP = """The whole story on a real model and real data; prints each command before it runs it.
@@ -35,7 +36,12 @@ def command(
     for words in story(out, quick):
         sys.stderr.write(f"\n$ {shlex.join(['offsite', *words])}\n")
         with calling(["offsite", *words]):
-            app(args=words, standalone_mode=False)
+            _once(app, words)
+
+
+def _once(app: typer.Typer, words: list[str]) -> None:
+    if app(args=words, standalone_mode=False) == INTERRUPTED:  # typer has caught it, and says so thus
+        raise KeyboardInterrupt
 
 
 def story(out: Path, quick: bool) -> list[list[str]]:
@@ -58,5 +64,7 @@ def story(out: Path, quick: bool) -> list[list[str]]:
 def _fresh(out: Path) -> None:
     """Clear away an earlier demo, and nothing else."""
     output(out, force=True)
-    if (out / "demo.json").exists():
+    if out.is_dir() and any(out.iterdir()):
+        if not (out / "demo.json").exists():
+            raise UserError(f"{str(out)!r} holds other things than an earlier demo; name another output.")
         shutil.rmtree(out)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 from typing import Any
 
+from rich.text import Text
+
 from offsite.cli.shell import Json, console, emit
 
 NAME = "doctor"
@@ -27,7 +29,7 @@ def command(json: Json = False) -> None:
     def show() -> None:
         for topic, value in data.items():
             text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-            console().print(f"[bold]{topic:<10}[/bold] {text}")
+            console().print(Text.assemble((f"{topic:<10}", "bold"), f" {text}"))
 
     emit(data, json, show)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from offsite.cli.shell import Force, Json, Limit, Seed, console, emit, output
+from offsite.cli.shell import Force, Json, Limit, Seed, console, emit, output, words
 from offsite.cli.tables import scores_table
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ def command(
     from offsite.training import autocast
 
     if out:
-        output(out, force)
-    asked = [tasks.load(word.strip(), "test") for word in task_names.split(",")]
+        output(out, force, [path, *words(task_names), *([adapter] if adapter else [])], file=True)
+    asked = [tasks.load(word, "test") for word in words(task_names)]
     model, tokenizer = _open(path, adapter)
     with autocast(model, enabled=not exact) as context:
         scores = evaluate(model, tokenizer, asked, limit=limit, seed=seed)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from offsite.cli.shell import Force, Json, emit, output
+from offsite.cli.shell import Force, Json, emit, mark, output
 
 NAME = "export"
 HELP = """Write any emulator bundle as a dense, plain transformers checkpoint.
@@ -24,7 +24,11 @@ def command(
 ) -> None:
     """Open the bundle, write every place out in full."""
     from offsite.emulator import Emulator
+    from offsite.folders import staged
 
-    output(out, force)
-    Emulator.load(emulator).export(out)
+    output(out, force, [emulator])
+    opened = Emulator.load(emulator)
+    with staged(out) as folder:
+        opened.export(folder)
+        mark(folder, {"emulator": opened.digest})
     emit({"model": str(out)}, json, lambda: typer.echo(f"Plain transformers checkpoint in {out}."))

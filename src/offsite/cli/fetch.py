@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from offsite.cli.shell import Force, Json, emit, output
+from offsite.cli.shell import Force, Json, emit, mark, output
 
 NAME = "fetch"
 HELP = """Bring a named model, which needs no hub, into a local folder.
@@ -32,5 +32,6 @@ def command(
     if where:
         with staged(where) as fresh:
             shutil.copytree(folder, fresh, dirs_exist_ok=True)
+            mark(fresh, {"model": name})
         folder = where
     emit({"model": name, "path": str(folder)}, json, lambda: typer.echo(folder))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from offsite.cli.shell import Json, console, emit
 
@@ -82,7 +83,8 @@ def _common(path: Path, bundle: Any) -> dict[str, Any]:
 def _show(path: Path, data: dict[str, Any]) -> None:
     say = console().print
     layers = ", ".join(f"{count} {name}" for name, count in data["layers"].items())
-    say(f"[bold]{path}[/bold] is a sound {data['kind']}: {data.get('method') or data.get('form')}")
+    how = data.get("method") or data.get("form")
+    say(Text.assemble((str(path), "bold"), f" is a sound {data['kind']}: {how}"))
     say(f"  layers      {layers}" + (f" ({data['family']})" if "family" in data else ""))
     for name, count in data["parameters"].items():
         say(f"  parameters  {count / 1e6:,.1f} M {name}")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from offsite.cli.shell import Force, Json, emit, output
+from offsite.cli.shell import Force, Json, emit, mark, output
 
 NAME = "plug"
 HELP = """Model owner: put a tuned adapter into the full model; writes a plain transformers checkpoint.
@@ -29,16 +28,14 @@ def command(
     from offsite.adapter import Adapter
     from offsite.folders import staged
     from offsite.owner.plug import plug
-    from offsite.record import record
 
-    output(out, force)
+    output(out, force, [model, adapter])
     tuned = Adapter.load(adapter)
     whole, tokenizer = models.load(model)
     plug(whole, tuned)
-    about = {"adapter": tuned.digest, "emulator": tuned.emulator, "record": record(0)}
     with staged(out) as folder:
         checkpoint.write(folder, whole, tokenizer)
-        (folder / "offsite.json").write_text(jsonlib.dumps(about, indent=2) + "\n", encoding="utf-8")
+        mark(folder, {"adapter": tuned.digest, "emulator": tuned.emulator})
     emit(
         {"model": str(out), "adapter": tuned.digest},
         json,

@@ -2,28 +2,55 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from offsite.errors import UserError, did_you_mean
+from offsite.errors import UserError, brief, did_you_mean
+from offsite.folders import check, check_parent, parents_of
 
 USER_ERROR, INTERNAL_ERROR, INTERRUPTED = 2, 1, 130
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object, for machines.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if an earlier run left one.")]
-Seed = Annotated[int, typer.Option(help="Of everything random; the same seed gives the same numbers.")]
+Seed = Annotated[
+    int, typer.Option(min=0, max=2**32 - 1, help="Of everything random; the same seed gives the same numbers.")
+]
+Rank = Annotated[
+    int | None, typer.Option("--lora-rank", min=1, max=4096, help="Train a LoRA; default: whole layers.")
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="Ask only the first so many questions of each task.")]
 
-_OURS = ("card.json", "config.json", "receipt.json", "results.json", "demo.json")
+_MARK = "offsite.json"
+_WRITTEN = {  # what marks a folder as ours, and what we put beside it, besides the "files" that it names
+    "card.json": (),
+    _MARK: (),
+    "receipt.json": (),
+    "results.json": ("report.html",),
+    "demo.json": (
+        "emulator", "emulator-receipt", "adapter", "adapter-receipt", ".adapter.tuning", "tuned-model",
+        "scores.json", "comparison", ".comparison.stages",
+    ),
+}  # fmt: skip
+_LACKS = {  # by the words of libraries that have no error type for it
+    "No space is left on the disk of the output; free some, or write elsewhere.": (
+        "No space left on device", "PytorchStreamWriter failed", "inline_container.cc",
+    ),
+    "There is not enough memory for this; take a smaller model, batch size or length.": (
+        "out of memory", "can't allocate memory",
+    ),
+}  # fmt: skip
 
 
 def run(app: typer.Typer, args: Sequence[str] | None = None) -> int:
@@ -32,24 +59,15 @@ def run(app: typer.Typer, args: Sequence[str] | None = None) -> int:
     try:
         code = app(args=args, standalone_mode=False)
     except KeyboardInterrupt:
+        code = INTERRUPTED
+    except Exception as error:
+        return _say(*_explained(app, error))
+    if code == INTERRUPTED:  # typer makes this of KeyboardInterrupt
         return _say(
-            "Interrupted; nothing half-written was left. tune --resume and compare go on where they stopped.",
+            "Interrupted, with nothing half-written left; tune --resume, compare and compress --distill go on "
+            "from their last checkpoint.",
             INTERRUPTED,
         )
-    except typer.Abort:
-        return _say("Interrupted.", INTERRUPTED)
-    except UserError as error:
-        return _say(str(error), USER_ERROR)
-    except OSError as error:
-        return _say(_of_system(error), USER_ERROR)
-    except Exception as error:
-        if hasattr(error, "format_message"):  # click's and typer's own: a wrong option, a missing argument
-            return _say(_of_usage(app, error), USER_ERROR)
-        if "No space left on device" in str(error):  # safetensors has an error type of its own
-            return _say(
-                "No space is left on the disk of the output; free some, or write elsewhere.", USER_ERROR
-            )
-        return _internal(error)
     return code if isinstance(code, int) else 0
 
 
@@ -62,21 +80,99 @@ def emit(data: Any, as_json: bool, show: Callable[[], None]) -> None:
 
 
 def console() -> Console:
-    """Where people read results."""
-    return Console(highlight=False, soft_wrap=True)
+    """Where people read results; what stands in brackets is text, no markup."""
+    return Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
-def output(path: Path, force: bool) -> Path:
-    """Check, before any work, that writing to `path` loses nothing: it is new, empty, or ours and `force`d."""
+def output(path: Path, force: bool, apart_from: Sequence[Path | str] = (), *, file: bool = False) -> Path:
+    """Check, before any work, that a folder (or a `file`) can be written at `path` and that nothing is lost.
+
+    It is new, empty, or ours and `force`d; it is neither in nor around what the command reads (`apart_from`,
+    where words that are no paths are passed over).
+    """
+    if file and path.is_dir():
+        raise UserError(f"{str(path)!r} is a folder where a file is to be written; name a file.")
+    check_parent(path) if file else check(path)
+    for other in apart_from:
+        _refuse_overlap(path, other)
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return path
-    ours = path.is_dir() and any((path / name).exists() for name in _OURS)
-    if force and (ours or path.is_file()):
-        return path
-    if not path.is_dir():
-        raise UserError(f"{str(path)!r} is already there; name another output, or add --force to replace it.")
-    way = "or add --force to replace it" if ours else "as it holds other things than an earlier output"
-    raise UserError(f"{str(path)!r} is already there; name another output, {way}.")
+    ours = _is_ours(path)
+    if not (ours and force):
+        way = "or add --force to replace it" if ours else "as it holds other things than an earlier output"
+        raise UserError(f"{str(path)!r} is already there; name another output, {way}.")
+    return path
+
+
+def beside(out: Path, ending: str) -> Path:
+    """What goes with the output `out`; hidden where the `ending` begins with a dot."""
+    return out.with_name(f".{out.name}{ending}" if ending.startswith(".") else f"{out.name}{ending}")
+
+
+def words(listed: str) -> list[str]:
+    """The words of a list with commas, none of them blank."""
+    found = [word.strip() for word in listed.split(",")]
+    if not all(found):
+        raise UserError(f"There is a blank word in {listed!r}; name tasks with a comma between two.")
+    return found
+
+
+def mark(folder: Path, about: dict[str, Any]) -> None:
+    """Leave in a checkpoint `folder` how it came about, by which `output` knows it again as ours."""
+    from offsite.record import record
+
+    files = sorted(file.name for file in folder.iterdir())
+    text = json.dumps({"made by": "offsite", **about, "files": files, "record": record(0)}, indent=2)
+    (folder / _MARK).write_text(text + "\n", encoding="utf-8")
+
+
+@contextmanager
+def leftovers(work: Path, worth: Callable[[Path], bool]) -> Iterator[Path]:
+    """The folder `work`, from which an interrupted run goes on, until the block ends well.
+
+    After an error it stays only if it is `worth` it, and not at all if the command itself was at fault.
+    """
+    new = not work.exists()
+    with parents_of(work.resolve()):
+        try:
+            yield work
+        except BaseException as error:
+            if new if isinstance(error, UserError) else not worth(work):
+                shutil.rmtree(work, ignore_errors=True)
+            raise
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _refuse_overlap(path: Path, other: Path | str) -> None:
+    if isinstance(other, str) and not Path(other).expanduser().exists():
+        return
+    ours, theirs = path.resolve(), Path(other).expanduser().resolve()
+    if ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
+        raise UserError(f"{str(path)!r} and {str(other)!r} overlap; name an output apart from it.")
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether an earlier command wrote the file `path`, or the folder and all that is in it."""
+    if path.is_file():
+        return bool(_told(path))
+    names = {file.name for file in path.iterdir()}
+    return any(
+        names <= {mark, *beside, *told.get("files", ())}
+        for mark, beside in _WRITTEN.items()
+        if (told := _told(path / mark))
+    )
+
+
+def _told(file: Path) -> dict[str, Any]:
+    """What a JSON file says that names offsite; nothing of any other."""
+    if file.suffix != ".json" or not file.is_file():
+        return {}
+    text = file.read_text(encoding="utf-8", errors="replace")
+    try:
+        told = json.loads(text) if '"offsite' in text else {}
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 def _quieten() -> None:
@@ -84,6 +180,7 @@ def _quieten() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
 
@@ -91,6 +188,32 @@ def _quieten() -> None:
 def _say(sentence: str, code: int) -> int:
     sys.stderr.write(f"offsite: {' '.join(sentence.split())}\n")
     return code
+
+
+def _explained(app: typer.Typer, error: Exception) -> tuple[str, int]:
+    """What to say of an error, and the exit code."""
+    if isinstance(error, UserError):
+        return str(error), USER_ERROR
+    if isinstance(error, typer.Abort):
+        ended = isinstance(error.__cause__, EOFError)  # typer takes any EOFError for Ctrl-D
+        return _of_bug(error.__cause__) if ended and error.__cause__ else ("Interrupted.", INTERRUPTED)
+    if hasattr(error, "format_message"):  # click's and typer's own: a wrong option, a missing argument
+        return _of_usage(app, error), USER_ERROR
+    if lack := _lacking(error):
+        return lack, USER_ERROR
+    if isinstance(error, OSError):
+        return _of_system(error), USER_ERROR
+    return _of_bug(error)
+
+
+def _lacking(error: Exception) -> str | None:
+    """What to say where the disk or the memory is full."""
+    disk, memory = _LACKS
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return disk
+    if isinstance(error, MemoryError):
+        return memory
+    return next((lack for lack, said in _LACKS.items() if any(each in str(error) for each in said)), None)
 
 
 def _of_system(error: OSError) -> str:
@@ -102,6 +225,9 @@ def _of_system(error: OSError) -> str:
 
 def _of_usage(app: typer.Typer, error: Any) -> str:
     message = str(error.format_message()).rstrip(".")
+    given: Any = getattr(error.__cause__, "errors", list)()  # pydantic's, which newer typers do not pass on
+    if given:
+        message += f", found {brief(given[0]['input'])!r}"
     name = getattr(getattr(error, "ctx", None), "info_name", None)
     word = message.split("'")[1] if message.startswith("No such command") else None
     if word is not None:
@@ -111,12 +237,12 @@ def _of_usage(app: typer.Typer, error: Any) -> str:
     return f"{message}; `{command} --help` shows how."
 
 
-def _internal(error: Exception) -> int:
+def _of_bug(error: BaseException) -> tuple[str, int]:
     if os.environ.get("OFFSITE_DEBUG"):
         traceback.print_exception(error)
-    kind = type(error).__name__
-    return _say(
-        f"This is a bug in offsite ({kind}: {error}); please report it with the output of `offsite doctor` "
-        "and of the command run again under OFFSITE_DEBUG=1.",
+    what = f"{type(error).__name__}: {brief(error, 400)}"
+    return (
+        f"This is a bug in offsite ({what}); please report it with the output of `offsite doctor` and of the "
+        "command run again under OFFSITE_DEBUG=1.",
         INTERNAL_ERROR,
     )

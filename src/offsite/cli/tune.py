@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json as jsonlib
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from offsite.cli.shell import Force, Json, Seed, console, emit, output
+from offsite.cli.shell import Force, Json, Rank, Seed, beside, console, emit, leftovers, output
 
 if TYPE_CHECKING:
     from offsite.data_owner.tune import TuneConfig, Tuned
@@ -28,7 +27,7 @@ def command(
     emulator: Annotated[Path, typer.Argument(help="The emulator bundle.")],
     data: Annotated[str, typer.Option(help="A data file, or the name of a task.")],
     out: Annotated[Path, typer.Option("-o", "--output", help="The adapter bundle to write.")],
-    lora_rank: Annotated[int | None, typer.Option(min=1, help="Train a LoRA; default: whole layers.")] = None,
+    lora_rank: Rank = None,
     steps: Annotated[int, typer.Option(help="Optimizer steps at the most.")] = 150,
     batch_size: Annotated[int, typer.Option(help="Examples in a step.")] = 8,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-4,
@@ -43,25 +42,26 @@ def command(
     from offsite import tasks
     from offsite.data_owner.tune import TuneConfig, tune
     from offsite.emulator import Emulator
+    from offsite.folders import staged
+    from offsite.training import has_checkpoint
 
     config = TuneConfig(
         steps=steps, batch_size=batch_size, lr=lr, seed=seed, lora_rank=lora_rank, max_length=max_length,
         report_to=tuple(report_to or ()),
     )  # fmt: skip
-    private = output(out.with_name(f"{out.name}-receipt"), force)
-    output(out, force)
+    output(out, force, [emulator, data])
+    private = output(beside(out, "-receipt"), force, [emulator, data])
     opened = Emulator.load(emulator)
     examples = tasks.examples(data)
-    work = out.with_name(f".{out.name}.tuning")
-    tuned = tune(opened, examples, config, work=work, resume=resume)
-    tuned.save(out)
-    _record(private, tuned, config, data)
-    shutil.rmtree(work)
+    with leftovers(beside(out, ".tuning"), has_checkpoint) as work:
+        tuned = tune(opened, examples, config, work=work, resume=resume)
+        with staged(private) as receipt, staged(out) as folder:
+            tuned.save(folder)
+            _record(receipt, tuned, config, data)
     _show(tuned, out, private, json)
 
 
-def _record(path: Path, tuned: Tuned, config: TuneConfig, data: str) -> None:
-    from offsite.folders import staged
+def _record(folder: Path, tuned: Tuned, config: TuneConfig, data: str) -> None:
     from offsite.record import record
 
     receipt = {
@@ -71,8 +71,7 @@ def _record(path: Path, tuned: Tuned, config: TuneConfig, data: str) -> None:
         "curve": [point._asdict() for point in tuned.curve],
         "record": record(config.seed),
     }
-    with staged(path) as folder:
-        (folder / "receipt.json").write_text(jsonlib.dumps(receipt, indent=2) + "\n", encoding="utf-8")
+    (folder / "receipt.json").write_text(jsonlib.dumps(receipt, indent=2) + "\n", encoding="utf-8")
 
 
 def _show(tuned: Tuned, out: Path, private: Path, json: bool) -> None:

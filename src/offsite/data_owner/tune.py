@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from transformers import set_seed
 
+from offsite import bundle
 from offsite.adapter import LORA_PARTS, Adapter, Lora, adapter_linears, adapter_tensors, swap
 from offsite.decoder import Decoder, base_of
 from offsite.emulator import Emulator
 from offsite.errors import UserError
 from offsite.text import Encoded, Example, encode
-from offsite.training import Point, TrainConfig, answer_loss, fit, pad
+from offsite.training import Point, TrainConfig, answer_loss, fit, mark_of, pad
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,12 @@ class TuneConfig(TrainConfig):
     """Tokens of an example; longer ones lose the beginning of their prompt."""
     heldout: int = 32
     """Examples set aside to stop early on; never more than a tenth, none below twenty examples."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, value in (("lora_rank", self.lora_rank), ("lora_alpha", self.lora_alpha)):
+            if value is not None and not 1 <= value <= 4096:
+                raise UserError(f"{name} must be from 1 to 4096, not {value}.")
 
 
 @dataclass
@@ -55,7 +63,9 @@ def tune(
     """Tune the adapter layers of `emulator` on `examples`, answer tokens only, and return them.
 
     In place: afterwards the emulator holds the tuned adapter; nothing else in it has changed. Checkpoints go
-    to `work` (a temporary folder if none), from which `resume` continues to the same result.
+    to `work` (a temporary folder if none), from which `resume` continues to the same result. Raises UserError
+    where there is nothing to learn from, where `resume` finds a run of other data or settings, and where the
+    numbers run away to NaN or infinity.
     """
     config = config or TuneConfig()
     if emulator.tokenizer is None:
@@ -63,32 +73,64 @@ def tune(
     if not examples:
         raise UserError("There are no examples to tune on.")
     rows = encode(examples, emulator.tokenizer, config.max_length)
-    train, heldout = _set_aside(rows, config)
-    pad_id = emulator.tokenizer.pad_token_id or 0
-    sites = _lora_sites(emulator)
+    mark = _mark(emulator, rows, config)
+    if work is not None and resume and mark_of(work) not in (None, mark):
+        raise UserError(
+            f"The interrupted run in {str(work)!r} was on another emulator, other data or settings; give the "
+            "same ones, or leave resume away to start over."
+        )
     keep = work or Path(tempfile.mkdtemp(prefix="offsite-"))
     try:
-        set_seed(config.seed)
-        with _trainable(emulator, config) as model:
-            curve = fit(
-                model, [row._asdict() for row in train], [row._asdict() for row in heldout], config,
-                loss=answer_loss, collate=pad(pad_id), work=keep, resume=resume, what=what,
-            )  # fmt: skip
-            found = _lora(model, sites) if config.lora_rank else None
+        found, curve = _trained(emulator, rows, config, work=keep, mark=mark, resume=resume, what=what)
     finally:
         if work is None:
             shutil.rmtree(keep, ignore_errors=True)
     return _tuned(emulator, config, found, curve)
 
 
+def _mark(emulator: Emulator, rows: Sequence[Encoded], config: TuneConfig) -> str:
+    """Stands for all that the result of a tuning hangs on."""
+    start = emulator.digest or (emulator.origin, emulator.method)
+    whole = hashlib.sha256(repr((start, replace(config, report_to=()))).encode())
+    for row in rows:
+        whole.update(repr(row).encode())
+    return whole.hexdigest()
+
+
+def _trained(
+    emulator: Emulator,
+    rows: list[Encoded],
+    config: TuneConfig,
+    *,
+    work: Path,
+    mark: str,
+    resume: bool,
+    what: str,
+) -> tuple[dict[str, torch.Tensor] | None, list[Point]]:
+    """Train in place; the LoRA, if it is one, and the curve."""
+    train, heldout = _set_aside(rows, config)
+    assert emulator.tokenizer is not None
+    collate = pad(emulator.tokenizer.pad_token_id or 0)
+    sites = _lora_sites(emulator)
+    set_seed(config.seed)
+    with _trainable(emulator, config) as model:
+        curve = fit(
+            model, [row._asdict() for row in train], [row._asdict() for row in heldout], config,
+            loss=answer_loss, collate=collate, work=work, mark=mark, resume=resume, what=what,
+        )  # fmt: skip
+        return (_lora(model, sites) if config.lora_rank else None), curve
+
+
 def _tuned(
     emulator: Emulator, config: TuneConfig, found: dict[str, torch.Tensor] | None, curve: list[Point]
 ) -> Tuned:
-    if found is None or config.lora_rank is None:
-        layers = Adapter.of(emulator.model, emulator.origin).tensors
-        return Tuned(layers, emulator.origin, emulator.digest, curve=curve)
+    tensors = found or Adapter.of(emulator.model, emulator.origin).tensors
+    if not all(map(bundle.finite, tensors.values())):
+        raise UserError(f"The tuning ran away to NaN or infinity; take an lr lower than {config.lr:g}.")
+    if config.lora_rank is None:
+        return Tuned(tensors, emulator.origin, emulator.digest, curve=curve)
     lora = Lora(rank=config.lora_rank, alpha=config.lora_alpha)
-    adapter = Tuned(found, emulator.origin, emulator.digest, lora, curve=curve)
+    adapter = Tuned(tensors, emulator.origin, emulator.digest, lora, curve=curve)
     swap(emulator.model, adapter)
     return adapter
 

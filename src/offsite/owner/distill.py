@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
+from offsite import bundle
 from offsite.decoder import Decoder, own
 from offsite.emulator import Emulator
 from offsite.training import Batch, Point, TrainConfig, fit
@@ -75,11 +77,18 @@ def distill(
         loss=loss,
         collate=_stack,
         work=work,
+        mark=_mark(emulator, tokens, config),
         resume=resume,
         what="Distilling",
     )
     emulator.model.requires_grad_(False)
     return curve
+
+
+def _mark(emulator: Emulator, tokens: Tensor, config: DistillConfig) -> str:
+    """Stands for all that the result hangs on."""
+    start = bundle.digest(emulator.model.state_dict() | {"tokens": tokens})
+    return hashlib.sha256(repr((emulator.origin, start, config)).encode()).hexdigest()
 
 
 def _stack(rows: list[Any]) -> Batch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
@@ -14,6 +15,7 @@ from offsite.owner.profile import Profile
 from offsite.split import Split
 
 
+@dataclass(frozen=True)
 class Method(ABC):
     """A way to choose what stays in the emulator; it never touches the model.
 

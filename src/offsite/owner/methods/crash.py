@@ -28,11 +28,14 @@ class Crash(Method):
     """Whether kept layers also fill the places of the removed ones, so that the depth stays."""
 
     def profile(self, model: PreTrainedModel, split: Split, tokens: Tensor | None = None) -> Profile:
-        """Linear CKA between the outputs of all middle layers, a sample being a block's mean state."""
+        """Linear CKA between the outputs of all middle layers, a sample being a block's last state.
+
+        (A mean over the block would mostly compare the few huge activations of its first token.)
+        """
         assert tokens is not None, "calibration asks for tokens"
         bare = Profile.of(model, split)
         outputs = [
-            torch.stack([states[i + 1].float().mean(dim=1) for i in bare.middle])  # (M, batch, width)
+            torch.stack([states[i + 1][:, -1].float() for i in bare.middle])  # (M, batch, width)
             for states in hidden_states(model, tokens, "Comparing layers")
         ]
         return Profile.of(model, split, {"cka": linear_cka(torch.cat(outputs, dim=1))})

@@ -1,0 +1,125 @@
+"""A tiny world on disk, in which the commands run as a user would run them, but in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from offsite.cli import app, shell
+from tests.bundles import is_sentence
+from tests.families import tiny_model
+
+PROGRESS = re.compile(r"[\w ]+: \d+/\d+, about \d+ s left.*")
+SHORT = ["--steps", "4", "--batch-size", "4", "--max-length", "32"]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self):
+        assert self.code == 0, self.err
+        return json.loads(self.out)
+
+
+def command(*words):
+    """Run `offsite WORDS` in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = shell.run(app, [str(word) for word in words])
+    return Ran(code, out.getvalue(), err.getvalue())
+
+
+def listing(folder):
+    """Everything under `folder`, hidden or not, with the content of files."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def refused(folder, *words, code=2):
+    """Run a command that must fail in one sentence and leave `folder` as it was; returns the sentence."""
+    before = listing(folder)
+    ran = command(*words)
+    said = [line for line in ran.err.splitlines() if not PROGRESS.fullmatch(line)]
+    assert (ran.code, ran.out, len(said)) == (code, "", 1), ran
+    assert listing(folder) == before
+    sentence = said[0].removeprefix("offsite: ")
+    assert said[0] != sentence
+    assert is_sentence(sentence), sentence
+    assert "Traceback" not in sentence
+    assert "bug in offsite" not in sentence
+    return sentence
+
+
+def write_jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory, tokenizer):
+    """Models, data, bundles and tuned adapters; only to be read."""
+    world = tmp_path_factory.mktemp("world")
+    for name, seed in (("model", 0), ("other-model", 7)):
+        tiny_model("llama", seed).save_pretrained(world / name)
+        tokenizer.save_pretrained(world / name)
+    write_jsonl(
+        world / "data.jsonl",
+        [{"prompt": f"w{10 + i} w{20 + i}", "completion": f" w{40 + i} w{50 + i}"} for i in range(24)],
+    )
+    write_jsonl(
+        world / "questions.jsonl",
+        [
+            {"prompt": f"w{10 + i}", "choices": [f"w{20 + i}", f"w{30 + i} w5"], "answer": i % 2}
+            for i in range(6)
+        ],
+    )
+    (world / "text.txt").write_text(" ".join(f"w{3 + i * i % 120}" for i in range(40_000)))
+    made = [
+        ("compress", world / "model", "-o", world / "emulator", "--keep", "0.5"),
+        ("compress", world / "model", "-o", world / "emulator-2", "--keep", "0.25"),
+        ("compress", world / "model", "-o", world / "crash", "--method", "crash", "--keep", "0.5",
+         "--text", world / "text.txt"),
+        ("tune", world / "emulator", "--data", world / "data.jsonl", "-o", world / "adapter", *SHORT),
+        ("tune", world / "emulator", "--data", world / "data.jsonl", "-o", world / "lora", "--lora-rank", "2",
+         *SHORT),
+    ]  # fmt: skip
+    for words in made:
+        ran = command(*words)
+        assert ran.code == 0, ran
+    return world
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(tmp_path, monkeypatch):
+    """An empty cache, a working folder of its own, and none of what a command sets for its process."""
+    monkeypatch.setenv("OFFSITE_CACHE", str(tmp_path / "no-cache"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    cwd, before = Path.cwd(), dict(os.environ)
+    yield
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def here(tmp_path):
+    """A folder for outputs, with something of the user's in it."""
+    folder = tmp_path / "here"
+    (folder / "thesis").mkdir(parents=True)
+    (folder / "thesis" / "chapter.tex").write_text("mine")
+    return folder
