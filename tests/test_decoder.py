@@ -34,14 +34,6 @@ def test_a_shorter_stack_survives_saving_and_loading(model, tokens, tmp_path):
     assert not torch.equal(logits(short, tokens), logits(model, tokens))
 
 
-@pytest.mark.parametrize("order", [[0, 1, 3, 6, 7], [0, 1, 3, 3, 5, 5, 6, 7]])
-def test_generation_with_cache_equals_generation_without(model, tokens, order):
-    short = restack(model, order)
-    kwargs = dict(max_new_tokens=8, do_sample=False, pad_token_id=0, attention_mask=torch.ones_like(tokens))
-    cached = short.generate(tokens, use_cache=True, **kwargs)
-    assert torch.equal(cached, short.generate(tokens, use_cache=False, **kwargs))
-
-
 def test_restacking_shares_storage_and_owning_ends_that(llama):
     short = restack(llama, [0, 1, 4, 7])
     name = "model.layers.2.mlp.up_proj.weight"

@@ -144,6 +144,7 @@ def test_tuning_lowers_the_loss(llama, tokenizer):
     assert losses[-1] < losses[0] / 2
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bloom", "phi3"])
 def test_a_lora_equals_what_peft_itself_merges(model, tokens, tokenizer):
     """Our plug of a LoRA, renumbered into the full model, against peft's own merge in the emulator."""
     from peft import LoraConfig, get_peft_model

@@ -50,11 +50,16 @@ def listing(folder):
     }
 
 
+def spoken(err):
+    """The lines on standard error, apart from those of progress."""
+    return [line for line in err.splitlines() if not PROGRESS.fullmatch(line)]
+
+
 def refused(folder, *words, code=2):
     """Run a command that must fail in one sentence and leave `folder` as it was; returns the sentence."""
     before = listing(folder)
     ran = command(*words)
-    said = [line for line in ran.err.splitlines() if not PROGRESS.fullmatch(line)]
+    said = spoken(ran.err)
     assert (ran.code, ran.out, len(said)) == (code, "", 1), ran
     assert listing(folder) == before
     sentence = said[0].removeprefix("offsite: ")

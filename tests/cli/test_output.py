@@ -189,6 +189,13 @@ class TestFetchAndDemo:
             (here / "out" / name).write_text(content)
         assert "other things than an earlier output" in refused(here, "demo", "-o", here / "out")
 
+    def test_a_demo_that_was_killed_is_ours(self, here, monkeypatch):
+        monkeypatch.setattr("offsite.cli.demo.story", lambda out, quick: [["doctor"]])
+        (here / "out" / ".emulator.partial-1f").mkdir(parents=True)
+        (here / "out" / "demo.json").write_text('{"made by": "offsite demo"}')
+        assert command("demo", "-o", here / "out").code == 0
+        assert [path.name for path in (here / "out").iterdir()] == ["demo.json"]
+
     def test_a_demo_with_something_of_the_users_in_it_stays(self, here):
         (here / "out").mkdir()
         (here / "out" / "demo.json").write_text('{"made by": "offsite demo"}')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import typer
@@ -34,4 +35,5 @@ for module in (fetch, compress, inspect, tune, plug, evaluate, compare, export, 
 
 def main() -> None:
     """The entry point `offsite`."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` and `timeout` leave nothing half-written
     sys.exit(shell.run(app))

@@ -155,7 +155,7 @@ def _is_ours(path: Path) -> bool:
     """Whether an earlier command wrote the file `path`, or the folder and all that is in it."""
     if path.is_file():
         return bool(_told(path))
-    names = {file.name for file in path.iterdir()}
+    names = {file.name for file in path.iterdir() if ".partial-" not in file.name}  # a kill leaves such
     return any(
         names <= {mark, *beside, *told.get("files", ())}
         for mark, beside in _WRITTEN.items()
