@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil, inf
@@ -96,7 +96,7 @@ def fit(
     with _attention_for(base_of(model), max(lengths)), bar(what, config.steps) as advance:
         trainer = _Trainer(
             model=model,
-            args=_arguments(config, work, bool(heldout)),
+            args=_arguments(config, work, bool(heldout), half=base_of(model).dtype != torch.float32),
             train_dataset=[train[i] for i in schedule(lengths, config)],
             eval_dataset=ordered or None,
             data_collator=collate,
@@ -106,6 +106,28 @@ def fit(
         trainer.remove_callback(_printer(trainer))
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     return _curve(trainer.state.log_history)
+
+
+@contextmanager
+def only(model: nn.Module, tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Within, just those of the `tensors` that are parameters require gradients, in float32.
+
+    AdamW's small steps vanish in half precision; afterwards each has its type again, and none is trained.
+    """
+    trained = [tensor for tensor in tensors if isinstance(tensor, nn.Parameter)]
+    types = [parameter.dtype for parameter in trained]
+    model.requires_grad_(False)
+    for parameter in trained:
+        parameter.data = parameter.data.float()
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter, dtype in zip(trained, types, strict=True):
+            parameter.requires_grad_(False)
+            parameter.grad = None
+            parameter.data = parameter.data.to(dtype)
+        model.train(False)
 
 
 def answer_loss(model: nn.Module, batch: Batch) -> Tensor:
@@ -255,7 +277,7 @@ def _refuse_trackers(names: Sequence[str]) -> None:
             raise UserError(f"There is no tracker {name!r} here; {way}")
 
 
-def _arguments(config: TrainConfig, work: Path, check: bool) -> TrainingArguments:
+def _arguments(config: TrainConfig, work: Path, check: bool, half: bool) -> TrainingArguments:
     every = max(_CHECK_EVERY, ceil(config.steps / config.checks))
     return TrainingArguments(
         output_dir=str(work.resolve()),
@@ -266,7 +288,7 @@ def _arguments(config: TrainConfig, work: Path, check: bool) -> TrainingArgument
         warmup_steps=config.steps // 20,
         lr_scheduler_type="cosine",
         seed=config.seed,
-        bf16=bf16_pays(),
+        bf16=half or bf16_pays(),  # float32 adapters in a model of half precision need autocast
         use_cpu=not torch.accelerator.is_available(),
         train_sampling_strategy="sequential",
         remove_unused_columns=False,

@@ -51,3 +51,16 @@ def test_a_distilled_emulator_is_saved_plain_and_tunes(tmp_path, tokenizer):
     assert again.plain
     assert same(state(again.model), state(emulator.model))
     assert tune(again, EXAMPLES, TuneConfig(steps=1, max_length=32)).tensors
+
+
+def test_a_shared_middle_in_half_precision_is_distilled_once_and_comes_back_in_half(tmp_path, tokenizer):
+    model = tiny_model("llama").bfloat16()
+    model.config.dtype = torch.bfloat16
+    emulator = build(model, SPLIT, (Place(2), Place(2), Place(4)), tokenizer=tokenizer)
+    before = state(emulator.model)
+    distill(emulator, model, TOKENS, DistillConfig(steps=2, batch_size=8, lr=3e-3), work=tmp_path / "work")
+    after = emulator.model.state_dict()
+    name = "model.layers.{}.mlp.up_proj.weight"
+    assert not torch.equal(after[name.format(2)], before[name.format(2)])
+    assert torch.equal(after[name.format(2)], after[name.format(3)])
+    assert {tensor.dtype for tensor in after.values()} == {torch.bfloat16}

@@ -20,7 +20,7 @@ from offsite.decoder import Decoder, base_of
 from offsite.emulator import Emulator
 from offsite.errors import UserError
 from offsite.text import Encoded, Example, encode
-from offsite.training import Point, TrainConfig, answer_loss, fit, mark_of, pad
+from offsite.training import Point, TrainConfig, answer_loss, fit, mark_of, only, pad
 
 
 @dataclass(frozen=True)
@@ -144,25 +144,13 @@ def _set_aside(rows: list[Encoded], config: TuneConfig) -> tuple[list[Encoded], 
 
 @contextmanager
 def _trainable(emulator: Emulator, config: TuneConfig) -> Iterator[torch.nn.Module]:
-    """The emulator's model with just the adapter requiring gradients, in float32; as it was, afterwards."""
-    model = emulator.model.requires_grad_(False)
+    """The emulator's model with just the adapter to be trained; as it was, afterwards."""
     if config.lora_rank:
         with _with_lora(emulator, config) as wrapped:
             yield wrapped
         return
-    trained = [t for t in adapter_tensors(model, emulator.split).values() if isinstance(t, torch.nn.Parameter)]
-    types = [parameter.dtype for parameter in trained]
-    for parameter in trained:
-        parameter.data = parameter.data.float()  # AdamW's small steps vanish in half precision
-        parameter.requires_grad_(True)
-    try:
-        yield model
-    finally:
-        for parameter, dtype in zip(trained, types, strict=True):
-            parameter.requires_grad_(False)
-            parameter.grad = None
-            parameter.data = parameter.data.to(dtype)
-        model.train(False)
+    with only(emulator.model, adapter_tensors(emulator.model, emulator.split).values()):
+        yield emulator.model
 
 
 @contextmanager

@@ -13,9 +13,9 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from offsite import bundle
-from offsite.decoder import Decoder, own
+from offsite.decoder import Decoder, head_at, own
 from offsite.emulator import Emulator
-from offsite.training import Batch, Point, TrainConfig, fit
+from offsite.training import Batch, Loss, Point, TrainConfig, fit, only
 
 
 @dataclass(frozen=True)
@@ -47,42 +47,38 @@ def distill(
     emulator's middle, fed the same block input (Offsite-Tuning, arXiv 2302.04870, as its code has it).
     """
     config = config or DistillConfig()
-    inner, outer = Decoder.of(emulator.model), Decoder.of(model)
-    own(
-        emulator.model,
-        [inner.name(i, n) for i in emulator.split.middle(len(inner)) for n in inner.tensors(i)],
-    )
+    inner = Decoder.of(emulator.model)
     middle = emulator.split.middle(len(inner))
-    emulator.model.requires_grad_(False)
-    for index in middle:
-        inner.layers[index].requires_grad_(True)
-    teacher_end = emulator.split.middle(len(outer)).stop
+    names = [inner.name(i, name) for i in middle for name in inner.tensors(i)]
+    own(emulator.model, names)
+    mark = _mark(emulator, tokens, config)
+    state = emulator.model.state_dict(keep_vars=True)
+    with only(emulator.model, {id(state[name]): state[name] for name in names}.values()):
+        return fit(
+            emulator.model, [{"input_ids": row} for row in tokens], [], config,
+            loss=_alignment(emulator, model, config.align), collate=_stack,
+            work=work, mark=mark, resume=resume, what="Distilling",
+        )  # fmt: skip
+
+
+def _alignment(emulator: Emulator, model: PreTrainedModel, weight: float) -> Loss:
+    """The loss of `distill`; the head of the model, which teaches states only, is not computed."""
+    ends = [emulator.split.middle(len(Decoder.of(m))).stop for m in (emulator.model, model)]
+    extra = {"logits_to_keep": 1} if head_at(model) else {}
 
     def loss(student: nn.Module, batch: Batch) -> Tensor:
         ids = batch["input_ids"]
         with torch.no_grad():
-            told = model(ids, output_hidden_states=True, use_cache=False).hidden_states[teacher_end].float()
+            told = (
+                model(ids, output_hidden_states=True, use_cache=False, **extra).hidden_states[ends[1]].float()
+            )
         out = student(ids, output_hidden_states=True, use_cache=False)
-        apart = (told - out.hidden_states[middle.stop].float()) / told.pow(2).mean().sqrt()
+        apart = (told - out.hidden_states[ends[0]].float()) / told.pow(2).mean().sqrt()
         lm = cross_entropy(out.logits[:, :-1].float().flatten(0, 1), ids[:, 1:].flatten())
-        total: Tensor = lm + config.align * apart.pow(2).mean()
+        total: Tensor = lm + weight * apart.pow(2).mean()
         return total
 
-    rows = [{"input_ids": row} for row in tokens]
-    curve = fit(
-        emulator.model,
-        rows,
-        [],
-        config,
-        loss=loss,
-        collate=_stack,
-        work=work,
-        mark=_mark(emulator, tokens, config),
-        resume=resume,
-        what="Distilling",
-    )
-    emulator.model.requires_grad_(False)
-    return curve
+    return loss
 
 
 def _mark(emulator: Emulator, tokens: Tensor, config: DistillConfig) -> str:
