@@ -192,15 +192,15 @@ def _convert(gguf: Path, folder: Path, name: str) -> None:
 
 def _unmarked(model: PreTrainedModel) -> PreTrainedModel:
     # A model read from a GGUF refuses to be saved: its twin of the same config and weights does not.
-    from transformers import AutoModelForCausalLM
+    from offsite.decoder import blank
 
     marks = {"quantization_config", "_model_name_or_path"}
     values = {key: value for key, value in model.config.to_dict().items() if key not in marks}
     config = type(model.config).from_dict(values)
-    twin: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-        config, dtype=model.dtype
-    )
-    twin.load_state_dict(model.state_dict())
+    config.dtype = model.dtype
+    twin = blank(config)
+    twin.load_state_dict(model.state_dict(), assign=True)
+    twin.tie_weights()
     return twin
 
 

@@ -46,7 +46,7 @@ def _once(app: typer.Typer, words: list[str]) -> None:
 
 def story(out: Path, quick: bool) -> list[list[str]]:
     """The commands of the story, written into the folder `out`."""
-    model, steps, limit = "smollm2-135m", "8" if quick else "60", "16" if quick else "150"
+    model, steps, limit = "smollm2-135m", "4" if quick else "60", "12" if quick else "150"
     emulator, adapter, tuned = str(out / "emulator"), str(out / "adapter"), str(out / "tuned-model")
     asked = ["--tasks", "arc_easy", "--limit", limit]
     budget = ["--steps", steps]
