@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 PACKAGES = ("offsite", "torch", "transformers", "peft", "accelerate", "safetensors", "lm_eval", "datasets")
@@ -32,7 +33,7 @@ def calling(words: Sequence[str]) -> Iterator[None]:
 
 def record(seed: int) -> dict[str, Any]:
     """What to write beside a result that was just made with `seed`."""
-    words = _call.get() or ["python", *sys.argv]
+    words = _call.get() or _command(sys.argv)
     return {
         "call": shlex.join(words),
         "versions": versions(PACKAGES),
@@ -40,6 +41,13 @@ def record(seed: int) -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": machine(),
     }
+
+
+def _command(argv: Sequence[str]) -> list[str]:
+    """The words of a call as a person would type them: `offsite` by its name, wherever it is installed."""
+    program = Path(argv[0])
+    ours = program.name == "offsite" or program.parts[-2:] == ("offsite", "__main__.py")
+    return [*(["offsite"] if ours else ["python", program.name]), *argv[1:]]
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:

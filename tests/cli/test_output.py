@@ -46,7 +46,7 @@ def test_a_folder_of_the_users_stays(here, line, mine, force):
         (here / "out" / name).parent.mkdir(parents=True, exist_ok=True)
         (here / "out" / name).write_text(content)
     said = refused(here, *line, *force)
-    assert "out' is already there; name another output, as it holds other things" in said
+    assert "out' is already there; name another output, for it holds other things" in said
 
 
 @pytest.mark.parametrize("force", [[], ["--force"]], ids=["", "force"])

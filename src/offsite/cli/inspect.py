@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
 
 from offsite.cli.shell import Json, console, emit
+
+if TYPE_CHECKING:
+    from offsite.emulator import Emulator
 
 NAME = "inspect"
 HELP = """Either side: what is in a bundle, what it reveals, its sizes and digests. Checks it on the way.
@@ -46,10 +49,16 @@ def _emulator(path: Path) -> dict[str, Any]:
         "parameters": {"all": total, "adapter": adapter},
         "reveals": [
             "the embeddings, the head and the adapter layers, as they are in the full model",
-            f"a middle of {middle} places; which of the model's layers stand there is not said",
+            f"a middle of {middle} places; " + _places(emulator),
             "the method's name, the tokenizer, and a digest that recognises the full model",
         ],
     }
+
+
+def _places(emulator: Emulator) -> str:
+    if emulator.plain:
+        return "which of the model's layers stand there is not said"
+    return "those that share one layer are seen, from which the kept layers can largely be guessed"
 
 
 def _adapter(path: Path) -> dict[str, Any]:
@@ -65,7 +74,7 @@ def _adapter(path: Path) -> dict[str, Any]:
         "parameters": {"all": sum(tensor.numel() for tensor in adapter.tensors.values())},
         "reveals": [
             "how far each tensor moved, which a curious owner can probe for the tuning data",
-            "nothing of the data, the steps or the machine is written in it",
+            "versions of the libraries, and nothing of the data, the steps or the machine",
         ],
     }
 

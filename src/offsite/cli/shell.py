@@ -99,7 +99,7 @@ def output(path: Path, force: bool, apart_from: Sequence[Path | str] = (), *, fi
         return path
     ours = _is_ours(path)
     if not (ours and force):
-        way = "or add --force to replace it" if ours else "as it holds other things than an earlier output"
+        way = "or add --force to replace it" if ours else "for it holds other things than an earlier output"
         raise UserError(f"{str(path)!r} is already there; name another output, {way}.")
     return path
 
@@ -224,7 +224,7 @@ def _of_system(error: OSError) -> str:
 
 
 def _of_usage(app: typer.Typer, error: Any) -> str:
-    message = str(error.format_message()).rstrip(".")
+    message = str(error.format_message()).rstrip(".") or "A command is missing"
     given: Any = getattr(error.__cause__, "errors", list)()  # pydantic's, which newer typers do not pass on
     if given:
         message += f", found {brief(given[0]['input'])!r}"

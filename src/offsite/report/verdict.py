@@ -147,10 +147,10 @@ def _against_error(gap: Estimate) -> str:
 
 
 def _meaning(gap_acc: Estimate | None, gap_nll: Estimate | None) -> str:
-    """What the gap is worth: accuracy counts upward, nll downward."""
+    """What the gap is worth, where it is two standard errors: accuracy counts upward, nll downward."""
     if not any(gap and gap.stderr is not None for gap in (gap_acc, gap_nll)):
         return "Without a standard error it cannot be told whether that is chance."
-    clear = [gap for gap in (gap_acc, gap_nll) if gap and gap.clear]
+    clear = [gap for gap in (gap_acc, gap_nll) if gap and gap.stderr and abs(gap.value) > 2 * gap.stderr]
     better = {(gap.value > 0) == (gap is gap_acc) for gap in clear}
     if better == {True}:
         return "The tuned emulator does not replace the full model: its owner keeps something of worth."
