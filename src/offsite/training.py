@@ -17,7 +17,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from offsite.decoder import base_of, head_at
 from offsite.errors import UserError, did_you_mean
@@ -103,7 +110,7 @@ def fit(
             callbacks=[_Bar(advance), *([EarlyStoppingCallback(config.patience)] if heldout else [])],
         )
         trainer.loss, trainer.mark = loss, mark
-        trainer.remove_callback(_printer(trainer))
+        trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     return _curve(trainer.state.log_history)
 
@@ -168,8 +175,7 @@ def pad(pad_id: int) -> Callable[[list[Any]], Batch]:
 def schedule(lengths: Sequence[int], config: TrainConfig) -> list[int]:
     """Which example comes when, over the whole run: batches of like length in random order, epoch by epoch.
 
-    Decided beforehand from the seed alone, so that a resumed run sees what an undisturbed one would have
-    seen (the Trainer's own grouping by length draws from the global generator, and does not).
+    From the seed alone, so that a resumed run sees what an undisturbed one would (docs/decisions.md).
     """
     chance = random.Random(config.seed)
     wanted = config.steps * config.batch_size
@@ -319,13 +325,6 @@ def _attention_for(model: PreTrainedModel, longest: int) -> Iterator[None]:
         yield
     finally:
         model.set_attn_implementation(before)
-
-
-def _printer(trainer: Trainer) -> type[TrainerCallback]:
-    from transformers import PrinterCallback
-
-    assert any(isinstance(c, PrinterCallback) for c in trainer.callback_handler.callbacks)
-    return PrinterCallback
 
 
 def _last_checkpoint(work: Path) -> Path | None:
