@@ -11,6 +11,7 @@ from offsite.data_owner.tune import TuneConfig, tune
 from offsite.decoder import Decoder
 from offsite.emulator import Emulator
 from offsite.errors import UserError
+from offsite.modules import Weight
 from offsite.owner.blueprint import Place
 from offsite.owner.build import build, lossless
 from offsite.owner.plug import plug
@@ -20,11 +21,34 @@ from offsite.text import Example, Piece
 SPLIT = Split(2, 2)
 DROP = tuple(map(Place, (2, 4)))
 SHARE = tuple(map(Place, (2, 2, 4, 4)))
+BLUEPRINTS = {"drop": lambda model: DROP, "share": lambda model: SHARE, "thin": lambda model: thin(model)}
 EXAMPLES = [
     Example((Piece(f"w{10 + i} w{20 + i} w{30 + i}", False), Piece(f" w{40 + i} w{50 + i}", True)))
     for i in range(24)
 ]
 QUICK = TuneConfig(steps=4, batch_size=4, lr=1e-2, checks=2, max_length=32)
+
+
+def thin(model):
+    """Every layer of the middle with fewer channels and every other linear as two factors of random numbers."""
+    decoder = Decoder.of(model)
+
+    def factors(index, name):
+        outputs, inputs = decoder.matrix(index, name).shape
+        bias = getattr(decoder.layers[index].get_submodule(name), "bias", None)
+        made = torch.Generator().manual_seed(index)
+        up, down = (torch.randn(*size, generator=made) / 6 for size in ((outputs, 3), (3, inputs)))
+        return Weight((up, down), bias)
+
+    return tuple(
+        Place(i, (0, 3, 4, 11 + i), {name: factors(i, name) for name in decoder.attention(i)})
+        for i in SPLIT.middle(len(decoder))
+    )
+
+
+@pytest.fixture(params=sorted(BLUEPRINTS))
+def blueprint(request, model):
+    return BLUEPRINTS[request.param](model)
 
 
 def logits(model, tokens):
@@ -44,7 +68,6 @@ def test_an_emulator_of_everything_is_the_model(model, tokens):
     assert torch.equal(logits(lossless(model, SPLIT).model, tokens), logits(model, tokens))
 
 
-@pytest.mark.parametrize("blueprint", [DROP, SHARE], ids=["drop", "share"])
 def test_save_then_load_gives_the_same_logits_and_bundle(model, tokens, tmp_path, blueprint):
     emulator = build(model, SPLIT, blueprint)
     digest = emulator.save(tmp_path / "emulator")
@@ -70,7 +93,6 @@ def test_an_emulator_that_is_not_plain_refuses_to_open_in_transformers_alone(lla
         t.AutoModelForCausalLM.from_pretrained(tmp_path / "emulator")
 
 
-@pytest.mark.parametrize("blueprint", [DROP, SHARE], ids=["drop", "share"])
 def test_generation_with_cache_equals_generation_without(model, tokens, blueprint):
     emulated = build(model, SPLIT, blueprint).model
     kwargs = dict(max_new_tokens=6, do_sample=False, pad_token_id=0, attention_mask=torch.ones_like(tokens))
@@ -116,15 +138,61 @@ def test_an_untuned_adapter_changes_nothing(model):
 
 @pytest.mark.parametrize("blueprint", [DROP, SHARE], ids=["drop", "share"])
 def test_no_dropped_layer_is_in_a_bundle(model, tmp_path, blueprint):
-    emulator = build(model, SPLIT, blueprint)
-    emulator.save(tmp_path / "emulator")
-    weights = next((tmp_path / "emulator").glob("*.safetensors"))
-    sent = weights.read_bytes()
+    sent = sent_bytes(build(model, SPLIT, blueprint), tmp_path)
     decoder = Decoder.of(model)
     for index, there in ((2, True), (3, False), (4, True), (5, False)):
         for tensor in decoder.tensors(index).values():
             if tensor.dim() > 1:
                 assert (tensor.detach().numpy().tobytes() in sent) is there
+
+
+def test_no_pruned_or_factored_matrix_is_in_a_bundle(model, tmp_path):
+    sent = sent_bytes(build(model, SPLIT, thin(model)), tmp_path)
+    decoder = Decoder.of(model)
+    for index in SPLIT.middle(len(decoder)):
+        for name in decoder.linears(index):
+            assert decoder.matrix(index, name).contiguous().numpy().tobytes() not in sent
+
+
+def sent_bytes(emulator, tmp_path):
+    emulator.save(tmp_path / "emulator")
+    return next((tmp_path / "emulator").glob("*.safetensors")).read_bytes()
+
+
+def test_a_thin_emulator_exported_is_the_same_model_in_transformers_alone(model, tokens, tmp_path):
+    emulator = build(model, SPLIT, thin(model))
+    assert not emulator.plain
+    emulator.export(tmp_path / "dense")
+    opened = t.AutoModelForCausalLM.from_pretrained(tmp_path / "dense")
+    assert torch.allclose(logits(opened, tokens), logits(emulator.model, tokens), atol=1e-5)
+
+
+def test_channels_that_nothing_reads_can_be_pruned_for_nothing(model, tokens):
+    decoder = Decoder.of(model)
+    kept = tuple(range(1, 64, 2))
+    for index in SPLIT.middle(8):
+        feed = decoder.feed_forward(index)
+        read = torch.zeros(feed.width)
+        read[list(kept)] = 1.0
+        decoder.matrix(index, feed.down).mul_(read)
+    emulated = build(model, SPLIT, tuple(Place(i, kept) for i in SPLIT.middle(8))).model
+    assert torch.allclose(logits(emulated, tokens), logits(model, tokens), atol=1e-5)
+    assert sum(p.numel() for p in emulated.parameters()) < sum(p.numel() for p in model.parameters())
+
+
+def test_factors_of_full_rank_are_the_model(model, tokens):
+    decoder = Decoder.of(model)
+
+    def factors(index, name):
+        u, s, vt = torch.linalg.svd(decoder.matrix(index, name), full_matrices=False)
+        return Weight((u * s, vt), getattr(decoder.layers[index].get_submodule(name), "bias", None))
+
+    blueprint = tuple(
+        Place(i, weights={name: factors(i, name) for name in decoder.linears(i)}) for i in SPLIT.middle(8)
+    )
+    assert torch.allclose(
+        logits(build(model, SPLIT, blueprint).model, tokens), logits(model, tokens), atol=1e-3
+    )
 
 
 def test_the_same_seed_gives_the_same_adapter(llama, tokenizer):

@@ -10,23 +10,33 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_module_registration_hook
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 
-from offsite.errors import UserError, brief
+from offsite.errors import UserError
 
 _INDEX_NAMES = ("layer_idx", "layer_id")  # what a layer calls its own number; it addresses the KV cache
-_ORDERS = ("auto_map", "quantization_config", "attn_implementation", "experts_implementation")
-_MOST_LAYERS = 100_000  # configs make lists of that length before anything can stop them
-_MOST_BUFFERED = 1 << 30  # bytes of tables that no file holds (rotations, masks); honest ones are far below
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """One layer's feed-forward linears: what writes its inner channels, and what reads them."""
+
+    ups: Mapping[str, int]
+    """The linears into the channels (gate and up), and how many channel-long blocks of rows each fuses."""
+    down: str
+    width: int
+    """Channels."""
+
+    def rows(self, up: str, channels: Tensor) -> Tensor:
+        """The rows of the linear `up` that write the `channels`: j, and j + width in a second fused block."""
+        return torch.cat([channels + block * self.width for block in range(self.ups[up])])
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,34 @@ class Decoder:
             if isinstance(module, nn.Linear | Conv1D):
                 found[name] = isinstance(module, Conv1D)
         return found
+
+    def attention(self, index: int) -> list[str]:
+        """The names of one layer's linears that belong to its attention: to what addresses the KV cache."""
+        homes = tuple(
+            f"{name}."
+            for name, module in self.layers[index].named_modules()
+            if name and any(hasattr(module, number) for number in _INDEX_NAMES)
+        )
+        return [name for name in self.linears(index) if name.startswith(homes)]
+
+    def feed_forward(self, index: int) -> FeedForward:
+        """One layer's feed-forward; a UserError for what is none, as a mixture of experts."""
+        attention = set(self.attention(index))
+        *ups, down = [name for name in self.linears(index) if name not in attention] or [""]
+        if ups:
+            outputs, width = self.matrix(index, down).shape
+            shapes = {up: self.matrix(index, up).shape for up in ups}
+            if all(rows % width == 0 and inputs == outputs for rows, inputs in shapes.values()):
+                return FeedForward({up: rows // width for up, (rows, _) in shapes.items()}, down, width)
+        raise UserError(
+            f"Layer {index} of this {self.model.config.model_type!r} model has no plain feed-forward (linears "
+            "into its channels and one back), so its channels cannot be pruned; drop whole layers instead."
+        )
+
+    def matrix(self, index: int, name: str) -> Tensor:
+        """The weight of one of a layer's linears, (out, in) however it is kept: a view of it."""
+        weight = self.layers[index].get_submodule(name).get_parameter("weight").detach()
+        return weight.T if self.linears(index)[name] else weight
 
     def name(self, index: int, inside: str) -> str:
         """The full name, in the model, of what one layer calls `inside`."""
@@ -182,74 +220,6 @@ def base_of(model: nn.Module) -> PreTrainedModel:
 def head_at(model: PreTrainedModel) -> bool:
     """Whether the model's forward can compute the head at chosen positions only (`logits_to_keep`)."""
     return "logits_to_keep" in inspect.signature(model.forward).parameters
-
-
-def from_stranger(data: Mapping[str, Any], tensors: int) -> tuple[PretrainedConfig, PreTrainedModel]:
-    """The config and the skeleton that a stranger's config.json, `data`, describes.
-
-    Built by name: never by remote code, which `attn_implementation` would fetch as well as `auto_map`.
-    `tensors` is how many the model has; what would build far more is refused before it takes time or memory.
-    """
-    from transformers import CONFIG_MAPPING
-
-    kind = data.get("model_type")
-    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
-        raise UserError(f"This transformers does not know the model type {kind!r:.40}; a newer one may.")
-    _refuse_orders(data)
-    try:
-        config: PretrainedConfig = CONFIG_MAPPING[kind].from_dict(dict(data))
-        with _at_most(20 * tensors + 1000, kind):
-            bare = skeleton(config)
-        _refuse_tables(bare)
-    except UserError:
-        raise
-    except Exception as error:  # a config can be made to raise whatever there is
-        raise UserError(f"The config describes no {kind} model that can be built ({brief(error)}).") from error
-    return config, bare
-
-
-def _refuse_orders(data: Mapping[str, Any]) -> None:
-    """Refuse what would fetch code or quantise, and layers without end, wherever it stands in a config."""
-    rest: list[Any] = [data]
-    while rest:
-        value = rest.pop()
-        if isinstance(value, list):
-            rest += value
-        if not isinstance(value, dict):
-            continue
-        rest += value.values()
-        for key, said in value.items():
-            if key.lstrip("_") in _ORDERS and said is not None:
-                raise UserError(f"The config asks for {key!r}: remote code and quantised weights are refused.")
-            if "layer" in key and isinstance(said, int) and said > _MOST_LAYERS:
-                raise UserError(
-                    f"The config says {key!r:.40} is above {_MOST_LAYERS}; no honest model has so many."
-                )
-
-
-@contextmanager
-def _at_most(count: int, kind: str) -> Iterator[None]:
-    """Within, refuse to build more than `count` modules."""
-    built = 0
-
-    def hook(*_: Any) -> None:
-        nonlocal built
-        built += 1
-        if built > count:
-            raise UserError(f"The config describes a {kind} model far larger than the weights beside it.")
-
-    handle = register_module_module_registration_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _refuse_tables(bare: PreTrainedModel) -> None:
-    saved = bare.state_dict().keys()
-    size = sum(table.nbytes for name, table in bare.named_buffers() if name not in saved)
-    if size > _MOST_BUFFERED:
-        raise UserError(f"The config asks for tables of {size:.0e} bytes, more than any honest model has.")
 
 
 def _tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -12,10 +12,12 @@ from pydantic import Field
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from offsite import bundle, checkpoint
-from offsite.decoder import Decoder, blank, fill, from_stranger, skeleton
+from offsite.decoder import Decoder, blank, fill, skeleton
 from offsite.errors import UserError, brief
 from offsite.folders import staged
+from offsite.modules import dense, reshape
 from offsite.split import Split
+from offsite.stranger import from_stranger
 
 _PLAIN = "model.safetensors"  # transformers opens this one by itself
 _NATIVE = "emulator.safetensors"  # and must not open this one: it would fill the rest with noise
@@ -68,8 +70,9 @@ class Emulator:
 
     @property
     def plain(self) -> bool:
-        """Whether transformers alone opens the bundle: no tensor stands in two places but by its own tying."""
-        return _aliases(self.model) == _aliases(skeleton(self.model.config))
+        """Whether transformers alone opens the bundle: each tensor as the config says, none shared but so."""
+        bare = skeleton(self.model.config)
+        return _aliases(self.model) == _aliases(bare) and _shapes(self.model) == _shapes(bare)
 
     def save(self, path: Path | str) -> str:
         """Write the bundle and return its digest."""
@@ -93,9 +96,10 @@ class Emulator:
         return self.digest
 
     def export(self, path: Path | str) -> None:
-        """Write a plain transformers checkpoint: every place in full, shared or not."""
+        """Write a plain transformers checkpoint: every place in full, shared or factored as it may be."""
         same_as = {} if not self.plain else _aliases(self.model)
-        tensors = {k: v.clone() for k, v in self.model.state_dict().items() if k not in same_as}
+        state = dense(self.model, skeleton(self.model.config), self.split)
+        tensors = {k: v.clone() for k, v in state.items() if k not in same_as}
         with staged(Path(path)) as folder:
             checkpoint.write(folder, self.model, self.tokenizer, tensors)
 
@@ -110,15 +114,18 @@ class Emulator:
         config, bare = from_stranger(
             bundle.read_object(path / "config.json"), len(declared) + len(card.same_as)
         )
+        split, shape_of = card.origin.split, _shape_of(declared, card.same_as)
+        split.middle(len(Decoder.of(bare)))
+        reshape(bare, split, shape_of)
         _check_weights(weights, declared, bare, card.same_as)
         model = blank(config)
+        reshape(model, split, shape_of)
         fill(model, bundle.load_tensors(weights), card.same_as)
         if _GENERATION in card.files:
             model.generation_config = _generation(path)
         tokenizer = _tokenizer(path) if "tokenizer_config.json" in card.files else None
         if bundle.tokenizer_digest(tokenizer) != card.origin.tokenizer:
             raise UserError(f"{path}: the tokenizer is not the one that the card names.")
-        card.origin.split.middle(len(Decoder.of(model)))
         return cls(model, card.origin, card.method, tokenizer, digest)
 
 
@@ -133,6 +140,20 @@ def _aliases(model: PreTrainedModel) -> dict[str, str]:
     first: dict[int, str] = {}
     state = model.state_dict(keep_vars=True)
     return {name: first[id(t)] for name, t in state.items() if first.setdefault(id(t), name) != name}
+
+
+def _shapes(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def _shape_of(
+    declared: Mapping[str, bundle.Header], same_as: Mapping[str, str]
+) -> Callable[[str], tuple[int, ...] | None]:
+    def shape(name: str) -> tuple[int, ...] | None:
+        header = declared.get(same_as.get(name, name))
+        return header and header[1]
+
+    return shape
 
 
 def _check_files(whose: str, names: Collection[str]) -> None:

@@ -1,24 +1,38 @@
-"""What a method decides: for each place in the emulator's middle, which layer stands there.
+"""What a method decides: for each place in the emulator's middle, which layer stands there, and how much of it.
 
-A blueprint is data: it can be saved, printed, compared and mixed. It says what was dropped, so it stays with
-the owner.
+A blueprint is data: it can be printed, drawn and mixed. It says what was dropped, so it stays with the owner.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from offsite.errors import UserError
+from offsite.modules import Weight
 from offsite.split import Split
 
 
 @dataclass(frozen=True)
 class Place:
-    """One place in the emulator's middle. Places of the same layer share its weights, stored once."""
+    """One place in the emulator's middle. Places that share a layer's weights unchanged store them once."""
 
     layer: int
     """Which of the model's layers stands here, counted from the embeddings."""
+    channels: tuple[int, ...] | None = None
+    """Which channels of its feed-forward stay, ascending; None: all."""
+    weights: Mapping[str, Weight] = field(default_factory=dict)
+    """What stands for the weights of its linears, by their names in the layer, `channels` already applied."""
+
+    def describe(self) -> dict[str, object]:
+        """What an owner's record says of this place: numbers, no tensors."""
+        ranks = {name: len(w.matrices[1]) for name, w in self.weights.items() if len(w.matrices) == 2}
+        said: dict[str, object] = {"layer": self.layer}
+        if ranks:
+            said["ranks"] = ranks
+        if self.channels is not None:
+            said["channels"] = list(self.channels)
+        return said
 
 
 Blueprint = tuple[Place, ...]
@@ -27,14 +41,6 @@ Blueprint = tuple[Place, ...]
 def everything(split: Split, layers: int) -> Blueprint:
     """The lossless emulator: every layer of the middle in its place."""
     return tuple(Place(layer) for layer in split.middle(layers))
-
-
-def share(blueprint: Blueprint, sizes: Sequence[int]) -> float:
-    """`keep` as it came out: parameters stored in the emulator's middle over those of the model's middle.
-
-    `sizes` holds the parameters of each of the model's layers, by index; those outside the middle are 0.
-    """
-    return sum(sizes[layer] for layer in {place.layer for place in blueprint}) / sum(sizes)
 
 
 def check(blueprint: Blueprint, split: Split, layers: int) -> None:

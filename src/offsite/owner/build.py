@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from offsite import bundle
 from offsite.adapter import adapter_tensors
 from offsite.decoder import Decoder, own, restack
 from offsite.emulator import Emulator
-from offsite.owner.blueprint import Blueprint, check, everything
+from offsite.modules import Weight
+from offsite.owner.blueprint import Blueprint, Place, check, everything
 from offsite.split import Split
 
 
@@ -22,8 +24,8 @@ def build(
 ) -> Emulator:
     """The emulator that `blueprint` describes; `model` is never changed.
 
-    It has its own copy of the adapter layers and shares the storage of all the rest with `model`, so that it
-    costs little memory beside it.
+    It has its own copy of the adapter layers and shares the storage of all that is unchanged with `model`, so
+    that it costs little memory beside it.
     """
     decoder = Decoder.of(model)
     check(blueprint, split, len(decoder))
@@ -31,6 +33,10 @@ def build(
     ends = range(middle.start), range(middle.stop, len(decoder))
     emulated = restack(model, [*ends[0], *(place.layer for place in blueprint), *ends[1]])
     inner = Decoder.of(emulated)
+    for slot, place in zip(split.middle(len(inner)), blueprint, strict=True):
+        for name, weight in _changed(decoder, place).items():
+            linear = decoder.layers[place.layer].get_submodule(name)
+            inner.layers[slot].set_submodule(name, weight.module(linear))
     places = split.adapter(len(inner)).values()
     own(emulated, [inner.name(i, name) for i in places for name in inner.tensors(i)])
     return Emulator(emulated, origin(model, split, tokenizer), method, tokenizer)
@@ -61,6 +67,25 @@ def origin(
 def keep_of(emulator: Emulator, model: PreTrainedModel) -> float:
     """`keep` as it came out: parameters stored in the emulator's middle over those of `model`'s middle."""
     return _stored(emulator.model, emulator.split) / _stored(model, emulator.split)
+
+
+def _changed(decoder: Decoder, place: Place) -> dict[str, Weight]:
+    """The weights of a place that are not its layer's: those it brings, and linears without some channels."""
+    changed = dict(place.weights)
+    if place.channels is None:
+        return changed
+    feed, kept = decoder.feed_forward(place.layer), torch.tensor(place.channels)
+    linears = decoder.layers[place.layer]
+    for name in (*feed.ups, feed.down):
+        bias = getattr(linears.get_submodule(name), "bias", None)
+        matrix = decoder.matrix(place.layer, name)
+        if name == feed.down:
+            weight = Weight((matrix[:, kept],), bias)
+        else:
+            rows = feed.rows(name, kept)
+            weight = Weight((matrix[rows],), None if bias is None else bias[rows])
+        changed.setdefault(name, weight)
+    return changed
 
 
 def _stored(model: PreTrainedModel, split: Split) -> int:

@@ -22,7 +22,7 @@ def write_receipt(
         "method": emulator.method,
         "split": asdict(emulator.split),
         "keep": {"asked": asked, "kept": kept},
-        "blueprint": [asdict(place) for place in blueprint],
+        "blueprint": [place.describe() for place in blueprint],
         "record": record(seed),
     }
     with staged(path) as folder:
