@@ -37,7 +37,7 @@ class Weight:
 
     matrices: tuple[Tensor, ...]
     bias: Tensor | None = None
-    """(out)."""
+    """(out); None: the linear's own, where it has one."""
 
     @classmethod
     def of(cls, up: Tensor, down: Tensor, bias: Tensor | None = None) -> Weight:
@@ -57,8 +57,9 @@ class Weight:
         for target, matrix in zip(targets, self.matrices, strict=True):
             kept = matrix.T if isinstance(target, Conv1D) else matrix
             target.weight = nn.Parameter(kept.to(dtype).contiguous(), requires_grad=False)
-        if self.bias is not None:
-            targets[0].bias = nn.Parameter(self.bias.to(dtype).contiguous(), requires_grad=False)
+        bias = getattr(like, "bias", None) if self.bias is None else self.bias
+        if bias is not None:
+            targets[0].bias = nn.Parameter(bias.detach().to(dtype).contiguous(), requires_grad=False)
         return made
 
 

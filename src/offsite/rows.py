@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import io
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from offsite.errors import UserError, did_you_mean
+from offsite.errors import UserError
 
 _JSON_CELLS = ("messages", "choices", "answer")  # a CSV cell is text; these columns hold JSON in it
 
@@ -23,8 +25,8 @@ class Row:
     columns: dict[str, object]
 
     def refused(self, why: str) -> UserError:
-        """The refusal of this row; `why` says what was expected."""
-        return UserError(f"{self.where}: {why}.")
+        """The refusal of this row; `why` says what was expected, with the names of columns in double quotes."""
+        return UserError(f"{self.where}: {why}{self._misspelt(why)}")
 
     def text(self, column: str, *, blank: bool = False) -> str:
         """The string in `column`; a UserError unless it is text that is not blank (or may be `blank`)."""
@@ -39,6 +41,15 @@ class Row:
         if any("\ud800" <= letter <= "\udfff" for letter in value):
             raise self.refused(f"{what} holds half of a surrogate pair, which is no text")
         return value
+
+    def _misspelt(self, why: str) -> str:
+        """The end of a refusal: which column may be meant by one that is there under a similar name."""
+        missing = [name for name in re.findall(r'"(\w+)"', why) if name not in self.columns]
+        for found in self.columns:
+            near = difflib.get_close_matches(found, missing, n=1, cutoff=0.75)
+            if near:
+                return f'; by "{found}", did you mean "{near[0]}"?'
+        return "."
 
 
 def read_rows(path: Path) -> Iterator[Row]:
@@ -79,8 +90,10 @@ def _reader(path: Path) -> Callable[[Path], Iterator[Row]]:
     check_file(path)
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        wrong = path.suffix or path.name
-        raise UserError(f"{path.name} is of no known format ({wrong!r}); {did_you_mean(wrong, _READERS)}")
+        wrong, (*most, last) = path.suffix or path.name, _READERS
+        raise UserError(
+            f"{path.name} is of no known format ({wrong!r}); give rows of data as {', '.join(most)} or {last}."
+        )
     return reader
 
 
@@ -90,11 +103,11 @@ def _jsonl(path: Path) -> Iterator[Row]:
             where = f"{path.name}, line {number}"
             text = _decoded(line, where)
             if text.strip():
-                yield _row(where, _parsed(text, where, "one JSON object per line"))
+                yield _row(where, _parsed(text.rstrip("\r\n"), where, "one JSON object per line"))
 
 
 def _json_list(path: Path) -> Iterator[Row]:
-    rows = _parsed(read_utf8(path), path.name, "a JSON list of objects")
+    rows = _parsed(read_utf8(path), path.name, "a JSON list of objects", lines=True)
     if not isinstance(rows, list):
         raise UserError(f"{path.name}: expected a JSON list of objects, found {_kind(rows)}.")
     for number, row in enumerate(rows, 1):
@@ -177,13 +190,14 @@ def _decoded(raw: bytes, where: str) -> str:
         raise UserError(f"{where}: not UTF-8 text (byte {error.start + 1}); save it as UTF-8.") from error
 
 
-def _parsed(text: str, where: str, expected: str) -> object:
+def _parsed(text: str, where: str, expected: str, *, lines: bool = False) -> object:
+    """The JSON value of `text`; a refusal names the column, and the line where `where` does not (`lines`)."""
     try:
         return json.loads(text)
     except RecursionError as error:
         raise UserError(f"{where}: expected {expected}, found lists within lists without end.") from error
     except json.JSONDecodeError as error:
-        spot = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}, column {error.colno}"
+        spot = f"line {error.lineno}, column {error.colno}" if lines else f"column {error.pos + 1}"
         raise UserError(f"{where}: expected {expected} ({error.msg}, {spot}).") from error
     except ValueError as error:
         raise UserError(f"{where}: holds a number of more digits than can be read.") from error

@@ -17,6 +17,7 @@ from offsite.cli import (
     fetch,
     inspect,
     plug,
+    profile,
     shell,
     tune,
 )
@@ -29,7 +30,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for module in (fetch, compress, inspect, tune, plug, evaluate, compare, export, doctor, demo):
+for module in (fetch, profile, compress, inspect, tune, plug, evaluate, compare, export, doctor, demo):
     app.command(module.NAME, help=module.HELP)(module.command)
 
 

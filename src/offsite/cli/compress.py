@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from offsite.cli.profile import DEFAULT, METHODS, Knobs, Text, learn, worth
 from offsite.cli.shell import Force, Json, Seed, beside, console, emit, leftovers, output
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
     from offsite.emulator import Emulator
     from offsite.owner.methods.base import Method
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 NAME = "compress"
 HELP = """Model owner: make the emulator bundle that a data owner may have.
 
+Without a profile one is made on the way; `offsite profile` makes one that serves every budget.
+
 Example: `offsite compress smollm2-135m -o emulator/ --method uniform --keep 0.7`
 """
 
@@ -27,14 +30,19 @@ Example: `offsite compress smollm2-135m -o emulator/ --method uniform --keep 0.7
 def command(
     model: Annotated[str, typer.Argument(help="A folder, a named model or a hub id.")],
     out: Annotated[Path, typer.Option("-o", "--output", help="The emulator bundle to write.")],
-    method: Annotated[str, typer.Option(help="uniform or crash.")] = "uniform",
-    keep: Annotated[float, typer.Option(help="Share of the middle's parameters to store, 0 to 1.")] = 0.7,
-    knobs: Annotated[
-        list[str] | None, typer.Option("--set", help="A knob of the method, as crash's share=false.")
+    profile: Annotated[Path | None, typer.Option(help="Plan from this, made by `offsite profile`.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help=f"{METHODS} [default: the profile's, or {DEFAULT}].")
     ] = None,
-    bottom: Annotated[int, typer.Option(help="Adapter layers nearest the embeddings.")] = 2,
-    top: Annotated[int, typer.Option(help="Adapter layers nearest the head.")] = 2,
-    text: Annotated[str, typer.Option(help="Public text: wikipedia, wikitext2 or a file.")] = "wikipedia",
+    keep: Annotated[float, typer.Option(help="Share of the middle's parameters to store, 0 to 1.")] = 0.7,
+    knobs: Knobs = None,
+    bottom: Annotated[
+        int | None, typer.Option(help="Adapter layers nearest the embeddings [default: the profile's, or 2].")
+    ] = None,
+    top: Annotated[
+        int | None, typer.Option(help="Adapter layers nearest the head [default: the profile's, or 2].")
+    ] = None,
+    text: Text = "wikipedia",
     distill: Annotated[int, typer.Option(min=0, help="Align the middle for so many steps; 0: not.")] = 0,
     receipt: Annotated[Path | None, typer.Option(help="Private record [default: OUTPUT-receipt].")] = None,
     seed: Seed = 0,
@@ -42,23 +50,29 @@ def command(
     json: Json = False,
 ) -> None:
     """Profile, plan, build, save the bundle and the owner's receipt."""
-    from offsite import models
+    from offsite import models, tasks
     from offsite.folders import staged
     from offsite.owner.build import build, keep_of
-    from offsite.owner.methods import method_named
     from offsite.owner.methods.base import check_keep
     from offsite.owner.receipt import write_receipt
-    from offsite.split import Split
     from offsite.training import has_checkpoint
 
-    chosen, split = method_named(method, knobs or ()), Split(bottom, top)
     check_keep(keep)
-    output(out, force, [model, text])
-    private = output(receipt or beside(out, "-receipt"), force, [model, text, out])
+    read: list[str | Path] = [model, text, *([profile] if profile else [])]
+    output(out, force, read)
+    private = output(receipt or beside(out, "-receipt"), force, [*read, out])
+    chosen, split, learnt = _chosen(profile, method, knobs or [], bottom, top)
+    tasks.check_text(text)
     whole, tokenizer = models.load(model)
-    blueprint = chosen.plan(_profile(chosen, whole, tokenizer, split, text), keep)
-    emulator = build(whole, split, blueprint, method=method, tokenizer=tokenizer)
-    with leftovers(beside(out, ".distilling"), has_checkpoint) as work:
+    with (
+        leftovers(beside(out, ".profiling"), worth) as parts,
+        leftovers(beside(out, ".distilling"), has_checkpoint) as work,
+    ):
+        if learnt:
+            learnt.check_model(whole)
+        learnt = learnt or learn(chosen, whole, tokenizer, split, text, parts)
+        blueprint = chosen.plan(learnt, keep)
+        emulator = build(whole, split, blueprint, method=chosen.name, tokenizer=tokenizer)
         if distill:
             _distill(emulator, whole, text, distill, seed, work)
         kept = keep_of(emulator, whole)
@@ -68,16 +82,24 @@ def command(
     _show(emulator, kept, out, private, json)
 
 
-def _profile(
-    method: Method, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, split: Split, text: str
-) -> Profile:
-    from offsite import tasks
-    from offsite.text import blocks
+def _chosen(
+    path: Path | None, method: str | None, knobs: list[str], bottom: int | None, top: int | None
+) -> tuple[Method, Split, Profile | None]:
+    """The method, the split and the profile at `path`, which says what is not asked for."""
+    from offsite.owner.methods import method_named
+    from offsite.owner.profile import Profile
+    from offsite.split import Split
 
-    if method.calibration is None:
-        return method.profile(model, split)
-    count, length = method.calibration
-    return method.profile(model, split, blocks(tasks.texts(text), tokenizer, length, count))
+    if path is None:
+        asked = Split(*(2 if count is None else count for count in (bottom, top)))
+        return method_named(method or DEFAULT, knobs), asked, None
+    profile = Profile.load(path)
+    own = profile.knobs if method in (None, profile.method) else {}
+    chosen = method_named(method or profile.method, knobs, own)
+    chosen.check(profile)
+    split = profile.split
+    profile.check_split(Split(split.bottom if bottom is None else bottom, split.top if top is None else top))
+    return chosen, split, profile
 
 
 def _distill(emulator: Emulator, model: PreTrainedModel, text: str, steps: int, seed: int, work: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from rich.text import Text
@@ -11,54 +13,164 @@ from rich.text import Text
 from offsite.cli.shell import Json, console, emit
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from offsite.emulator import Emulator
 
 NAME = "inspect"
 HELP = """Either side: what is in a bundle, what it reveals, its sizes and digests. Checks it on the way.
 
+With the full model beside it, its owner also sees how truly an emulator shows the adapter where to go.
+
 Example: `offsite inspect emulator/`
+
+Example: `offsite inspect emulator/ --against smollm2-135m`
 """
+
+Place = dict[str, Any]
+"""What one place of the middle shows that is not as the config says: `ranks` by linear, `channels`."""
 
 
 def command(
-    bundle: Annotated[Path, typer.Argument(help="An emulator or adapter bundle.")], json: Json = False
+    bundle: Annotated[Path, typer.Argument(help="An emulator or adapter bundle.")],
+    against: Annotated[
+        str | None, typer.Option(help="Owner only: the model the emulator was made from, to compare gradients.")
+    ] = None,
+    text: Annotated[str, typer.Option(help="For --against: wikipedia, wikitext2 or a file.")] = "wikipedia",
+    blocks: Annotated[int, typer.Option(min=1, help="For --against: so many blocks from the text's end.")] = 16,
+    length: Annotated[int, typer.Option(min=2, help="For --against: tokens in a block.")] = 128,
+    json: Json = False,
 ) -> None:
     """Open the bundle as its receiver would, and describe it."""
     from offsite.emulator import is_emulator
+    from offsite.errors import UserError
 
-    data = _emulator(bundle) if is_emulator(bundle) else _adapter(bundle)
+    if is_emulator(bundle):
+        data = _emulator(bundle, _Against(against, text, blocks, length) if against else None)
+    else:
+        data = _adapter(bundle)
+        if against:
+            raise UserError(
+                f"{str(bundle)!r} is an adapter, where --against compares an emulator with its model."
+            )
     emit(data, json, lambda: _show(bundle, data))
 
 
-def _emulator(path: Path) -> dict[str, Any]:
+class _Against(NamedTuple):
+    """What an emulator is to be compared with, and on what."""
+
+    model: str
+    text: str
+    blocks: int
+    length: int
+
+    def fidelity(self, emulator: Emulator) -> dict[str, Any]:
+        """The owner's figures."""
+        from offsite import models, tasks
+        from offsite.owner.build import keep_of
+        from offsite.owner.fidelity import fidelity, held_out
+
+        tasks.check_text(self.text)
+        model, tokenizer = models.load(self.model)
+        tokens = held_out(tasks.texts(self.text), tokenizer, self.length, self.blocks)
+        found = fidelity(emulator, model, tokens)
+        return {
+            **self._asdict(),
+            "keep": keep_of(emulator, model),
+            **asdict(found),
+            "loss_gap": found.loss_gap,
+        }
+
+
+def _emulator(path: Path, against: _Against | None) -> dict[str, Any]:
     from offsite.adapter import adapter_tensors
     from offsite.decoder import Decoder
     from offsite.emulator import Emulator
 
     emulator = Emulator.load(path)
     decoder = Decoder.of(emulator.model)
-    total = sum(parameter.numel() for parameter in emulator.model.parameters())
-    adapter = sum(tensor.numel() for tensor in adapter_tensors(emulator.model, emulator.split).values())
-    middle = len(emulator.split.middle(len(decoder)))
-    return _common(path, emulator) | {
+    middle = emulator.split.middle(len(decoder))
+    adapter = adapter_tensors(emulator.model, emulator.split).values()
+    inside = [tensor for index in middle for tensor in decoder.tensors(index).values()]
+    places = _places(emulator)
+    told = {
         "kind": "emulator",
         "method": emulator.method,
         "plain": emulator.plain,
         "family": emulator.model.config.model_type,
-        "layers": {"bottom": emulator.split.bottom, "middle": middle, "top": emulator.split.top},
-        "parameters": {"all": total, "adapter": adapter},
+        "layers": {"bottom": emulator.split.bottom, "middle": len(middle), "top": emulator.split.top},
+        "parameters": {
+            "all": _stored(emulator.model.parameters()),
+            "adapter": _stored(adapter),
+            "middle": _stored(inside),
+        },
+        "places": places,
         "reveals": [
             "the embeddings, the head and the adapter layers, as they are in the full model",
-            f"a middle of {middle} places; " + _places(emulator),
+            f"a middle of {len(middle)} places; "
+            + _middle(places, shared=len(inside) > len(_distinct(inside))),
             "the method's name, the tokenizer, and a digest that recognises the full model",
         ],
     }
+    owners = {"fidelity": against.fidelity(emulator)} if against else {}
+    return _common(path, emulator) | told | owners
 
 
-def _places(emulator: Emulator) -> str:
-    if emulator.plain:
-        return "which of the model's layers stand there is not said"
-    return "those that share one layer are seen, from which the kept layers can largely be guessed"
+def _distinct(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Each once, though it may stand in several places."""
+    return list({id(tensor): tensor for tensor in tensors}.values())
+
+
+def _stored(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() for tensor in _distinct(tensors))
+
+
+def _places(emulator: Emulator) -> list[Place]:
+    """Of each place in the middle, what its tensors' shapes show."""
+    from offsite.decoder import Decoder, skeleton
+    from offsite.modules import LowRank
+
+    decoder, whole = Decoder.of(emulator.model), Decoder.of(skeleton(emulator.model.config))
+    places = []
+    for index in emulator.split.middle(len(whole)):
+        place: Place = {}
+        for name in whole.linears(index):
+            linear = decoder.layers[index].get_submodule(name)
+            if isinstance(linear, LowRank):
+                place.setdefault("ranks", {})[name] = linear.down.out_features
+                inputs = linear.down.in_features
+            else:
+                inputs = decoder.matrix(index, name).shape[1]
+            if inputs != whole.matrix(index, name).shape[1]:  # nothing but channels can be fewer
+                place["channels"] = inputs
+        places.append(place)
+    return places
+
+
+def _middle(places: list[Place], *, shared: bool) -> str:
+    """What the middle reveals of the layers in it."""
+    said = []
+    if shared:
+        said.append("those that share one layer are seen, from which the kept layers can largely be guessed")
+    if any(places):
+        said.append("each is one layer of the model, and what it kept is seen: " + _kept(places))
+    return "; ".join(said) or "which of the model's layers stand there is not said"
+
+
+def _kept(places: list[Place]) -> str:
+    ranks = [rank for place in places for rank in place.get("ranks", {}).values()]
+    channels = [place["channels"] for place in places if "channels" in place]
+    said = []
+    if ranks:
+        said.append(f"the rank of each of {len(ranks)} factored matrices ({_range(ranks)})")
+    if channels:
+        said.append(f"the number of feed-forward channels of {len(channels)} places ({_range(channels)})")
+    return " and ".join(said)
+
+
+def _range(numbers: list[int]) -> str:
+    least, most = min(numbers), max(numbers)
+    return str(least) if least == most else f"{least} to {most}"
 
 
 def _adapter(path: Path) -> dict[str, Any]:
@@ -109,3 +221,20 @@ def _show(path: Path, data: dict[str, Any]) -> None:
         say(f"  opens       {opens}")
     for line in data["reveals"]:
         say(f"  reveals     {line}")
+    if "fidelity" in data:
+        _show_fidelity(data["fidelity"], say)
+
+
+def _show_fidelity(found: dict[str, Any], say: Callable[[str], None]) -> None:
+    gap = found["loss_gap"]
+    lines = {
+        "against": "{model}, on the last {blocks} blocks of {length} tokens of {text}",
+        "keep": "{keep:.1%} of the parameters of the model's middle are stored",
+        "cosine": "{cosine:.3f} between the adapter's gradient and the model's (1: the same direction)",
+        "error": "{relative_error:.3f} of that gradient's length apart from it (0: the same gradient)",
+        "loss": "{loss:.3f} nats a token, the model's {full_loss:.3f}: "
+        + f"{abs(gap):.3f} {'more' if gap >= 0 else 'less'}",
+        "private": "what --against says is the owner's view; it stands in no bundle and is not to be sent",
+    }
+    for name, line in lines.items():
+        say(f"  {name:<11} " + line.format(**found))

@@ -37,10 +37,11 @@ _WRITTEN = {  # what marks a folder as ours, and what we put beside it, besides 
     "card.json": (),
     _MARK: (),
     "receipt.json": (),
+    "profile.json": (),
     "results.json": ("report.html",),
     "demo.json": (
-        "emulator", "emulator-receipt", "adapter", "adapter-receipt", ".adapter.tuning", "tuned-model",
-        "scores.json", "comparison", ".comparison.stages",
+        "emulator", "emulator-receipt", ".emulator.profiling", "adapter", "adapter-receipt",
+        ".adapter.tuning", "tuned-model", "scores.json", "comparison", ".comparison.stages",
     ),
 }  # fmt: skip
 _LACKS = {  # by the words of libraries that have no error type for it
@@ -64,8 +65,8 @@ def run(app: typer.Typer, args: Sequence[str] | None = None) -> int:
         return _say(*_explained(app, error))
     if code == INTERRUPTED:  # typer makes this of KeyboardInterrupt
         return _say(
-            "Interrupted, with nothing half-written left; tune --resume, compare and compress --distill go on "
-            "from their last checkpoint.",
+            "Interrupted, with nothing half-written left; tune --resume, profile, compress and compare go on "
+            "from what they had done.",
             INTERRUPTED,
         )
     return code if isinstance(code, int) else 0

@@ -1,4 +1,4 @@
-"""How a loss bends in a model's weights: Kronecker factors of the Fisher information, from one pass over text."""
+"""How a loss bends in a model's weights: the Fisher information's Kronecker factors, from one pass."""
 
 from __future__ import annotations
 
@@ -71,3 +71,106 @@ class _Watch:
     def result(self, tokens: int, inputs: Tensor) -> Curvature:
         outputs = None if self.outputs is None else self.outputs.matrix().div_(tokens)
         return Curvature(inputs, outputs, self.slope.div_(tokens), self.inputs.first / tokens)
+
+
+def curvature(
+    model: PreTrainedModel,
+    layers: Sequence[int],
+    tokens: Tensor,
+    outputs: Mapping[int, Sequence[str]],
+    *,
+    sampled: int | None = None,
+) -> dict[int, dict[str, Curvature]]:
+    """Each linear of the `layers` of `model`, by name, from one pass over `tokens` (blocks, length).
+
+    `outputs` names, for each layer, the linears whose G is wanted. The loss is the sum over tokens of the
+    cross-entropy with the next token: the text's own, or, with a seed in `sampled`, one drawn from the model,
+    which makes it the Fisher information proper and not the empirical one.
+    """
+    decoder = Decoder.of(model)
+    chance = None if sampled is None else torch.Generator(model.device).manual_seed(sampled)
+    with _frozen(model), _watching(decoder, layers, outputs) as watched:
+        batches = [tokens[i : i + _BATCH] for i in range(0, len(tokens), _BATCH)]
+        for batch in track(batches, "Reading the text", len(batches)):
+            _loss(model, batch.to(model.device), chance).backward()  # type: ignore[no-untyped-call]
+    return {layer: _results(watched[layer], tokens.numel()) for layer in layers}
+
+
+def _loss(model: PreTrainedModel, batch: Tensor, chance: torch.Generator | None) -> Tensor:
+    with autocast(model):
+        logits = model(batch, use_cache=False).logits[:, :-1].flatten(0, 1)  # (tokens, vocabulary)
+    labels = batch[:, 1:].flatten()
+    if chance is not None:
+        labels = torch.multinomial(logits.detach().float().softmax(1), 1, generator=chance).squeeze(1)
+    return cross_entropy(logits.float(), labels, reduction="sum")
+
+
+def _results(watched: Mapping[str, _Watch], tokens: int) -> dict[str, Curvature]:
+    """The means, where linears that read the same states share one A."""
+    moments = {id(watch.inputs): watch.inputs for watch in watched.values()}
+    inputs = {key: moment.matrix().div_(tokens) for key, moment in moments.items()}
+    return {name: watch.result(tokens, inputs[id(watch.inputs)]) for name, watch in watched.items()}
+
+
+@contextmanager
+def _frozen(model: PreTrainedModel) -> Iterator[None]:
+    """Within, no parameter asks for a gradient; afterwards those do that did."""
+    asked = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.requires_grad_(False)
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        for parameter in asked:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def _watching(
+    decoder: Decoder, layers: Sequence[int], outputs: Mapping[int, Sequence[str]]
+) -> Iterator[dict[int, dict[str, _Watch]]]:
+    """Within, what flows through the linears of the `layers` is summed; gradients begin below the first."""
+    with ExitStack() as hooks:
+
+        def begin(_: nn.Module, args: tuple[Any, ...]) -> None:
+            args[0].requires_grad_(True)
+
+        hooks.callback(decoder.layers[min(layers)].register_forward_pre_hook(begin).remove)
+        yield {layer: _watch_layer(decoder, layer, outputs[layer], hooks) for layer in layers}
+
+
+def _watch_layer(decoder: Decoder, layer: int, outputs: Sequence[str], hooks: ExitStack) -> dict[str, _Watch]:
+    watched: dict[str, _Watch] = {}
+    seen: list[tuple[Any, Moment]] = []  # the states last read, and where they were summed
+
+    def hook(name: str, linear: nn.Module) -> Any:
+        size = decoder.matrix(layer, name).shape
+
+        def forward(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            states = _rows(args[0])
+            if not seen or seen[-1][0] is not args[0]:
+                moment = watched[name].inputs if name in watched else Moment(size[1], states.device)
+                moment.add(states)
+                seen[:] = [(args[0], moment)]
+            if name not in watched:
+                watched[name] = _Watch(linear, (size[0], size[1]), seen[-1][1], outputs=name in outputs)
+            watch = watched[name]
+
+            def backward(gradient: Tensor) -> None:
+                slopes = _rows(gradient)
+                watch.slope += slopes.T @ states
+                if watch.outputs is not None:
+                    watch.outputs.add(slopes)
+
+            output.register_hook(backward)  # type: ignore[no-untyped-call]
+
+        return linear.register_forward_hook(forward)
+
+    for name in decoder.linears(layer):
+        hooks.callback(hook(name, decoder.layers[layer].get_submodule(name)).remove)
+    return watched
+
+
+def _rows(states: Tensor) -> Tensor:
+    """(..., width) as (tokens, width), in the type in which products are fast here."""
+    return states.detach().flatten(0, -2).to(torch.bfloat16 if bf16_pays() else torch.float32)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from offsite import text
 from offsite.errors import UserError, did_you_mean
-from offsite.rows import is_data_file, read_utf8
+from offsite.rows import check_file, is_data_file, read_utf8
 from offsite.tasks import recipe as recipes
 from offsite.tasks.fetch import fetched
 from offsite.tasks.recipe import Scoring, Split
 from offsite.text import Example, Question
 
-__all__ = ["Question", "Scoring", "Split", "Task", "examples", "load", "names", "texts"]
+__all__ = ["Question", "Scoring", "Split", "Task", "check_text", "examples", "load", "names", "texts"]
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,20 @@ def texts(word: str) -> list[str]:
     recipe = recipes.texts().get(word)
     if recipe is not None:
         return [str(row["text"]) for row in fetched(recipe, "train")[1]]
-    path = _file(word, "text", recipes.texts())
+    path = _text_file(word)
     if path.suffix.lower() == ".txt":
         return [_not_blank(read_utf8(path), path)]
     return [example.text for example in text.read_examples(path)]
+
+
+def check_text(word: str) -> None:
+    """Refuse, before any work, a word for which `texts` would find neither a public text nor a file."""
+    if word not in recipes.texts():
+        check_file(_text_file(word))
+
+
+def _text_file(word: str) -> Path:
+    return _file(word, "text", recipes.texts())
 
 
 def _file(word: str, what: str, known: dict[str, recipes.Recipe]) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
 from pydantic import TypeAdapter, ValidationError
@@ -10,18 +10,25 @@ from pydantic import TypeAdapter, ValidationError
 from offsite.errors import UserError, did_you_mean
 from offsite.owner.methods.base import Method
 from offsite.owner.methods.crash import Crash
+from offsite.owner.methods.gradot import GradOT
+from offsite.owner.methods.svd import SVD
 from offsite.owner.methods.uniform import Uniform
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (Uniform, Crash)}
+METHODS: dict[str, type[Method]] = {method.name: method for method in (GradOT, Uniform, Crash, SVD)}
+DEFAULT = "uniform"
+"""The method that is taken where none is named."""
 
 
-def method_named(name: str, knobs: Sequence[str] = ()) -> Method:
-    """The method that the command line calls `name`, with its `knobs` set as in `share=false`."""
+def method_named(
+    name: str, knobs: Sequence[str] = (), before: Mapping[str, bool | int | float | str] | None = None
+) -> Method:
+    """The method that the command line calls `name`; its `knobs`, set as in `share=false`, go over `before`."""
     if name not in METHODS:
         raise UserError(f"There is no method {name!r}; {did_you_mean(name, METHODS)}")
     kind = METHODS[name]
     known = {field.name for field in fields(kind)}
-    values = dict(_knob(word, name, known) for word in knobs)
+    words = [*(f"{knob}={value}" for knob, value in (before or {}).items()), *knobs]
+    values = dict(_knob(word, name, known) for word in words)
     try:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import ClassVar
 
 from torch import Tensor
@@ -11,7 +12,7 @@ from transformers import PreTrainedModel
 
 from offsite.errors import UserError
 from offsite.owner.blueprint import Blueprint
-from offsite.owner.profile import Profile
+from offsite.owner.profile import Findings, Knobs, Profile
 from offsite.split import Split
 
 
@@ -29,9 +30,38 @@ class Method(ABC):
     calibration: ClassVar[tuple[int, int] | None] = None
     """How many blocks of public text, and of how many tokens, `profile` reads; None: it reads no text."""
 
-    def profile(self, model: PreTrainedModel, split: Split, tokens: Tensor | None = None) -> Profile:
-        """Learn about `model`, from `tokens` (blocks, length) where `calibration` asks for them."""
-        return Profile.of(model, split)
+    @property
+    def knobs(self) -> Knobs:
+        """The knobs by name, as they are set."""
+        return {knob.name: getattr(self, knob.name) for knob in fields(self)}
+
+    def profile(
+        self, model: PreTrainedModel, split: Split, tokens: Tensor | None = None, work: Path | None = None
+    ) -> Profile:
+        """Learn about `model`, from `tokens` (blocks, length) where `calibration` asks for them.
+
+        What is learnt part by part is kept in the folder `work`, where it is given: interrupted and called
+        again with the same, it goes on from there. The profile reads from `work` until it is saved elsewhere.
+        """
+        assert tokens is not None or self.calibration is None, "calibration asks for tokens"
+        text = None if tokens is None else (tokens.shape[0], tokens.shape[1])
+        bare = Profile.of(model, split, method=self.name, knobs=self.knobs, calibration=text)
+        findings = Findings.resumed(work, bare.mark(tokens))
+        self.learn(model, split, tokens, findings)
+        return replace(bare, findings=findings)
+
+    def learn(  # noqa: B027 - most methods of dropping layers learn nothing
+        self, model: PreTrainedModel, split: Split, tokens: Tensor | None, findings: Findings
+    ) -> None:
+        """Put into `findings` what it lacks; the `parts` that it has are of an interrupted run of the same."""
+
+    def check(self, profile: Profile) -> None:
+        """Refuse a profile that cannot be planned from, by the method or by knobs that it was not made for."""
+        if profile.method != self.name:
+            raise UserError(
+                f"The profile is of the method {profile.method!r}, not of {self.name!r}; leave the method out, "
+                f"or profile the model anew with {self.name}."
+            )
 
     @abstractmethod
     def plan(self, profile: Profile, keep: float) -> Blueprint:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from offsite.decoder import Decoder
 from offsite.owner.blueprint import Blueprint, Place
 from offsite.owner.methods.base import Method, layers_to_keep
-from offsite.owner.profile import Profile
+from offsite.owner.profile import Findings, Profile
 from offsite.owner.states import hidden_states
 from offsite.split import Split
 
@@ -27,23 +28,25 @@ class Crash(Method):
     share: bool = True
     """Whether kept layers also fill the places of the removed ones, so that the depth stays."""
 
-    def profile(self, model: PreTrainedModel, split: Split, tokens: Tensor | None = None) -> Profile:
+    def learn(self, model: PreTrainedModel, split: Split, tokens: Tensor | None, findings: Findings) -> None:
         """Linear CKA between the outputs of all middle layers, a sample being a block's last state.
 
         (A mean over the block would mostly compare the few huge activations of its first token.)
         """
+        if "model" in findings.parts:
+            return
         assert tokens is not None, "calibration asks for tokens"
-        bare = Profile.of(model, split)
+        middle = split.middle(len(Decoder.of(model)))
         outputs = [
-            torch.stack([states[i + 1][:, -1].float() for i in bare.middle])  # (M, batch, width)
+            torch.stack([states[i + 1][:, -1].float() for i in middle])  # (M, batch, width)
             for states in hidden_states(model, tokens, "Comparing layers")
         ]
-        return Profile.of(model, split, {"cka": linear_cka(torch.cat(outputs, dim=1))})
+        findings.put("model", {"cka": linear_cka(torch.cat(outputs, dim=1))})
 
     def plan(self, profile: Profile, keep: float) -> Blueprint:
         """The middle layer of each cluster; with `share`, the nearest of them in every place."""
         middle = profile.middle
-        clusters = cluster(profile.findings["cka"], layers_to_keep(profile, keep))
+        clusters = cluster(profile.findings["model/cka"], layers_to_keep(profile, keep))
         kept = [(group.start + group.stop - 1) // 2 for group in clusters]
         if not self.share:
             return tuple(Place(middle[i]) for i in kept)

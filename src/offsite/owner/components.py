@@ -1,0 +1,180 @@
+"""What can be taken out of a layer, piece by piece: singular components of attention, feed-forward channels.
+
+A method scores them once (into its profile); which of them stay under a budget is settled here, and made a
+blueprint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from offsite.decoder import Decoder
+from offsite.modules import Weight
+from offsite.owner.blueprint import Blueprint, Place
+from offsite.owner.profile import Profile
+
+_DECADES = 16  # of prices that are tried
+_TINY = 1e-6  # of the mean energy, for channels that are always zero
+_STEPS = 50  # of a bisection; finer than one component
+_RIDGE = 1e-2  # of each channel's own energy: how far a kept channel may stand in for another
+
+Kept = list[Tensor]
+"""For each of the candidates, in their order: the indices of the components that stay, ascending."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The singular components of one linear, or the channels that a feed-forward's last linear reads."""
+
+    layer: int
+    name: str
+    """The linear's name in the layer."""
+    channels: bool
+    score: Tensor
+    """(n): what each is worth; the least goes first."""
+    cost: int
+    """Parameters that one component stores."""
+    dense: int
+    """Parameters of the whole; no number of components stores more."""
+
+    def stored(self, count: Tensor) -> Tensor:
+        """Parameters that so many components store."""
+        return (count * self.cost).clamp(max=self.dense)
+
+    def best(self, count: int) -> Tensor:
+        """The indices of the `count` best components, ascending."""
+        return self.score.argsort(descending=True, stable=True)[:count].sort().values
+
+    def least(self, floor: float) -> int:
+        """How many always stay, where the share `floor` of them does."""
+        return max(1, int(floor * len(self.score)))
+
+
+Rule = Callable[[Sequence[Candidates], float], Kept]
+"""What stays at a level from 0 (least) to 1 (all)."""
+
+
+def sizes_of(decoder: Decoder, layer: int) -> dict[str, Tensor]:
+    """The `.cost` of all that can be taken out of a layer, for its profile."""
+    shapes = {name: decoder.matrix(layer, name).shape for name in decoder.linears(layer)}
+    feed = decoder.feed_forward(layer)
+    inner = sum(shapes[name].numel() for name in (*feed.ups, feed.down))
+    costs = {name: (sum(shapes[name]), shapes[name].numel()) for name in decoder.attention(layer)}
+    costs[feed.down] = (inner // feed.width, inner)
+    return {f"{name}.cost": torch.tensor(cost) for name, cost in costs.items()}
+
+
+def candidates(profile: Profile) -> list[Candidates]:
+    """All whose scores a profile has, from keys `LAYER/LINEAR.score`; `.cost` holds (cost, dense)."""
+    found = []
+    for key in sorted(key for key in profile.findings if key.endswith(".score")):
+        place = key.removesuffix(".score")
+        layer, _, name = place.partition("/")
+        cost, dense = profile.findings[f"{place}.cost"].long().tolist()
+        channels = f"{place}.up" not in profile.findings
+        found.append(Candidates(int(layer), name, channels, profile.findings[key].double(), cost, dense))
+    return found
+
+
+def choose(profile: Profile, among: Sequence[Candidates], keep: float, rule: Rule) -> Kept:
+    """What stays by the `rule`, at the level that brings the middle nearest to the share `keep` of its size."""
+    fixed = sum(profile.sizes) - sum(each.dense for each in among)
+    wanted = keep * sum(profile.sizes) - fixed
+    low, high = 0.0, 1.0
+    for _ in range(_STEPS):
+        level = (low + high) / 2
+        low, high = (low, level) if _stored(among, rule(among, level)) > wanted else (level, high)
+    ends = [rule(among, level) for level in (low, high)]
+    return min(ends, key=lambda kept: abs(_stored(among, kept) - wanted))
+
+
+def by_price(floor: float, ranks: float = 1.0) -> Rule:
+    """Keep what is worth its cost, scores being losses in one unit that add up over the whole stack.
+
+    At a price for a parameter each of the candidates, by itself, minimises the scores that it loses plus the
+    price of what it stores; over all of them that is the least loss for the total stored (a Lagrangian). The
+    best share `floor` of each stays at any price; of ranks, no more than the share `ranks`.
+    """
+
+    def rule(among: Sequence[Candidates], level: float) -> Kept:
+        dearest = max(float(each.score.max()) for each in among)
+        price = dearest * 10.0 ** (-_DECADES * level) / min(each.cost for each in among)
+        return [each.best(_count(each, price, floor, 1.0 if each.channels else ranks)) for each in among]
+
+    return rule
+
+
+def by_share(floor: float, pool: Callable[[Candidates], object]) -> Rule:
+    """Keep the best share of the components in each pool; `pool` names the one that candidates belong to."""
+
+    def rule(among: Sequence[Candidates], level: float) -> Kept:
+        pools: dict[object, list[Tensor]] = {}
+        for each in among:
+            pools.setdefault(pool(each), []).append(each.score)
+        least = {name: _least_of(torch.cat(scores), level) for name, scores in pools.items()}
+        counts = (int((each.score >= least[pool(each)]).sum()) for each in among)
+        return [each.best(max(each.least(floor), count)) for each, count in zip(among, counts, strict=True)]
+
+    return rule
+
+
+def blueprint(profile: Profile, among: Sequence[Candidates], kept: Kept) -> Blueprint:
+    """The places of the middle with what was `kept`.
+
+    Where the profile has the `.moment` and `.weight` of a feed-forward's last linear, what is left of that is
+    mended.
+    """
+    channels: dict[int, tuple[int, ...]] = {}
+    weights: dict[int, dict[str, Weight]] = {layer: {} for layer in profile.middle}
+    for each, indices in zip(among, kept, strict=True):
+        if len(indices) == len(each.score):
+            continue
+        place = f"{each.layer}/{each.name}"
+        if not each.channels:
+            up, down = (profile.findings[f"{place}.{part}"] for part in ("up", "down"))
+            weights[each.layer][each.name] = Weight.of(up[:, indices], down[indices])
+            continue
+        channels[each.layer] = tuple(indices.tolist())
+        if f"{place}.moment" in profile.findings:
+            weight, moment = (profile.findings[f"{place}.{part}"] for part in ("weight", "moment"))
+            weights[each.layer][each.name] = Weight((mended(weight, moment, indices),))
+    return tuple(Place(layer, channels.get(layer), weights[layer]) for layer in profile.middle)
+
+
+def mended(weight: Tensor, moment: Tensor, kept: Tensor) -> Tensor:
+    """The columns `kept` of `weight` (out, in), changed so that the output changes least in mean square.
+
+    `moment` is E[x xT] of what the weight reads (in, in): W A_K (A_KK + ridge)^-1, with A_K the columns kept.
+    """
+    among = ridged(moment)[kept][:, kept]
+    target = weight.double() @ ridged(moment)[:, kept]
+    solved: Tensor = torch.linalg.solve(among, target.T).T
+    return solved.to(weight.dtype)
+
+
+def ridged(moment: Tensor) -> Tensor:
+    """`moment` in float64 with a part of each channel's own energy added, so that it has an inverse."""
+    energy = moment.diagonal().double().clamp(min=0)
+    return moment.double() + torch.diag(_RIDGE * energy + _TINY * energy.mean())
+
+
+def _stored(among: Sequence[Candidates], kept: Kept) -> int:
+    return sum(int(e.stored(torch.tensor(len(k)))) for e, k in zip(among, kept, strict=True))
+
+
+def _count(each: Candidates, price: float, floor: float, most: float) -> int:
+    """How many components make lost scores and the price of what is stored the least."""
+    worth = each.score.sort(descending=True).values
+    counts = torch.arange(each.least(floor), max(each.least(floor), int(most * len(worth))) + 1)
+    lost = (worth.sum() - torch.cat([worth.new_zeros(1), worth.cumsum(0)]))[counts]
+    return int(counts[(lost + price * each.stored(counts)).argmin()])
+
+
+def _least_of(scores: Tensor, share: float) -> float:
+    """The least score among the best `share`."""
+    count = round(share * len(scores))
+    return float(scores.sort(descending=True).values[count - 1]) if count else float("inf")

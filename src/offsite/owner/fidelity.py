@@ -1,0 +1,172 @@
+"""How truly an emulator shows the adapter where to go: its gradients and loss against the full model's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import isfinite, sqrt
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from offsite import bundle
+from offsite.adapter import adapter_tensors
+from offsite.decoder import Decoder
+from offsite.emulator import Emulator
+from offsite.errors import UserError
+from offsite.owner.build import origin
+from offsite.progress import Advance, bar
+from offsite.split import Split
+from offsite.text import blocks
+from offsite.training import autocast
+
+_BATCH = 4  # blocks at once; bounds the states held for the backward pass
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """The two quantities that GradOT (arXiv 2507.04455) argues from, on one text."""
+
+    cosine: float
+    """Between the adapter's gradient through the emulator and through the full model; 1: the same direction."""
+    relative_error: float
+    """|g_emulator - g_full| / |g_full|; 0: the same gradient."""
+    loss: float
+    """The emulator's language-modelling loss, nats a token."""
+    full_loss: float
+    """The full model's."""
+
+    @property
+    def loss_gap(self) -> float:
+        """By how much the emulator's loss is the greater, nats a token."""
+        return self.loss - self.full_loss
+
+
+def fidelity(emulator: Emulator, model: PreTrainedModel, tokens: Tensor) -> Fidelity:
+    """Compare the untuned `emulator` with the `model` it was made from, on `tokens` (blocks, length).
+
+    The gradient is that of the mean next-token cross-entropy at the adapter layers' parameters, summed up in
+    float32. Neither model is changed. Beside them it takes two gradients and, in half precision, one copy, all
+    of the adapter's size. Raises UserError for an emulator of another model or one that was tuned since, and
+    for blocks of less than two tokens or more than the model reads.
+    """
+    _check_tokens(model, tokens)
+    _check_same(emulator, model)
+    with bar("Comparing gradients", 2 * len(tokens)) as advance:
+        loss, ours = _gradient(emulator.model, emulator.split, tokens, advance)
+        full_loss, theirs = _gradient(model, emulator.split, tokens, advance)
+    norms = sqrt(_dot(ours, ours)), sqrt(_dot(theirs, theirs))
+    if not all(norm > 0 and isfinite(norm) for norm in norms):
+        raise UserError(
+            "The gradient on this text is zero or beyond all numbers, so there is nothing to compare."
+        )
+    cosine = _dot(ours, theirs) / (norms[0] * norms[1])
+    for mine, other in zip(ours, theirs, strict=True):
+        mine -= other.to(mine.device)
+    return Fidelity(min(cosine, 1.0), sqrt(_dot(ours, ours)) / norms[1], loss, full_loss)
+
+
+def held_out(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, length: int, count: int) -> Tensor:
+    """The last `count` blocks of `texts`, (count, length): methods are calibrated on the first ones.
+
+    Raises:
+        UserError: as `text.blocks`.
+    """
+    if min(count, length) < 1:
+        raise UserError(f"There are no {count} blocks of {length} tokens; ask for one or more of each.")
+    found = blocks(texts[-count * length :], tokenizer, length, None)  # a text is a token or more
+    if len(found) < count:
+        raise UserError(
+            f"The text makes {len(found)} blocks of {length} tokens where {count} are wanted; "
+            "give more text, or ask for fewer or shorter blocks."
+        )
+    return found[-count:]
+
+
+def _check_tokens(model: PreTrainedModel, tokens: Tensor) -> None:
+    count, length = tokens.shape
+    if count == 0 or length < 2:
+        raise UserError(
+            f"{count} blocks of {length} tokens hold nothing to predict; give 1 or more of 2 or more."
+        )
+    most = getattr(model.config, "max_position_embeddings", None) or length
+    if length > most:
+        raise UserError(
+            f"Blocks of {length} tokens are longer than the {most} that the model reads; shorten them."
+        )
+
+
+def _check_same(emulator: Emulator, model: PreTrainedModel) -> None:
+    here = origin(model, emulator.split)
+    if here.parent != emulator.origin.parent:
+        raise UserError("The emulator was made from another model than the one that it is compared with.")
+    if here.start != bundle.digest(adapter_tensors(emulator.model, emulator.split)):
+        raise UserError(
+            "The emulator's adapter layers are not the model's any more, so their gradients differ for more "
+            "reasons than its middle; give the emulator and the model as they were before tuning."
+        )
+
+
+def _gradient(
+    model: PreTrainedModel, split: Split, tokens: Tensor, advance: Advance
+) -> tuple[float, list[Tensor]]:
+    """The mean loss on `tokens`, and its gradient at each of the adapter's parameters, in float32.
+
+    The model's own parameters stay out of it: leaves of float32 stand in for the adapter's in each pass.
+    """
+    adapter = _adapter(model, split)
+    leaves = [tensor.detach().float().requires_grad_() for tensor in adapter.values()]
+    gradients = [torch.zeros_like(leaf) for leaf in leaves]
+    for leaf, gradient in zip(leaves, gradients, strict=True):
+        leaf.grad = gradient  # the backward passes add to it, tensor by tensor
+    total = 0.0
+    with torch.enable_grad(), _evaluating(model):
+        for batch in torch.split(tokens, _BATCH):
+            pairs = zip(adapter.items(), leaves, strict=True)
+            placed = {name: leaf.to(old.dtype) for (name, old), leaf in pairs}
+            loss = _loss(model, placed, batch.to(model.device))
+            loss.backward(inputs=leaves)  # type: ignore[no-untyped-call]
+            total += loss.item()
+            advance(len(batch), "")
+    count = len(tokens) * (tokens.shape[1] - 1)
+    return total / count, [gradient.div_(count) for gradient in gradients]
+
+
+def _adapter(model: PreTrainedModel, split: Split) -> dict[str, Tensor]:
+    """The adapter layers' parameters by their full names, in the order of the places."""
+    decoder = Decoder.of(model)
+    return {
+        decoder.name(index, name): tensor
+        for index in split.adapter(len(decoder)).values()
+        for name, tensor in decoder.tensors(index).items()
+        if isinstance(tensor, nn.Parameter)
+    }
+
+
+def _loss(model: PreTrainedModel, placed: dict[str, Tensor], ids: Tensor) -> Tensor:
+    """The cross-entropy of each next token, summed: in half precision a mean's small gradients would vanish."""
+    with autocast(model):
+        logits = functional_call(model, placed, (ids,), {"use_cache": False}).logits[:, :-1]
+    return cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="sum")
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Without dropout; each module's mode is afterwards what it was."""
+    modes = {module: module.training for module in model.modules()}
+    model.train(False)
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _dot(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
+    """The inner product of two gradients, in float64, one tensor at a time."""
+    pairs = zip(ours, theirs, strict=True)
+    return sum(float(torch.dot(a.flatten().cpu().double(), b.flatten().cpu().double())) for a, b in pairs)

@@ -1,0 +1,190 @@
+"""GradOT: take out what the adapter's gradients feel least, training-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from offsite.decoder import Decoder, FeedForward
+from offsite.errors import UserError
+from offsite.owner.blueprint import Blueprint
+from offsite.owner.components import (
+    Candidates,
+    blueprint,
+    by_price,
+    by_share,
+    candidates,
+    choose,
+    ridged,
+    sizes_of,
+)
+from offsite.owner.curvature import Curvature, curvature
+from offsite.owner.findings import Findings
+from offsite.owner.methods.base import Method, check_keep
+from offsite.owner.profile import Profile
+from offsite.progress import track
+from offsite.split import Split
+
+_ROOM = 2 << 30  # bytes of sums at once; more layers than fit are watched in further passes
+_ALWAYS = 0.05  # the share of each matrix's ranks that stays whatever their score, as in the paper
+
+
+@dataclass(frozen=True)
+class GradOT(Method):
+    """Low-rank attention and pruned feed-forward channels, by a gradient-preserving compression score.
+
+    A component d of a weight (d is what its removal adds) is worth ||H d|| - lambda * (dl/dW . d), H being
+    the Fisher information as a Kronecker product of G = E[g gT] and A = E[x xT].
+    """
+
+    name: ClassVar[str] = "gradot"
+    paper: ClassVar[str] = "GradOT, arXiv 2507.04455"
+    calibration: ClassVar[tuple[int, int] | None] = (64, 256)
+    form: Literal["fisher", "paper"] = "fisher"
+    """`paper`: singular components of the weight itself, scored by the 1-norm of H d; the same share of all
+    ranks as of all channels stays. `fisher`: scored by dT H d, the loss to be expected in second order; singular
+    components of G^1/2 W A^1/2, channels by what the others cannot mend; one price for all parameters; the
+    channels that stay take over what they can."""
+    lambda_attention: float = 0.0
+    """How much more readily goes what lowers the loss: the privacy term's weight for ranks."""
+    lambda_channels: float = 0.0
+    """The same for channels."""
+    ranks: float = 1.0
+    """At most this share of the ranks of an attention matrix stays, in the form `fisher`."""
+    labels: Literal["text", "sampled"] = "text"
+    """Whose next tokens make the Fisher information: the text's own, or drawn from the model."""
+
+    def learn(self, model: PreTrainedModel, split: Split, tokens: Tensor | None, findings: Findings) -> None:
+        """Watch the layers in groups that fit into memory, then factorise and score each."""
+        assert tokens is not None, "calibration asks for tokens"
+        decoder = Decoder.of(model)
+        missing = [i for i in split.middle(len(decoder)) if str(i) not in findings.parts]
+        wanted = {i: self._outputs(decoder, i) for i in missing}
+        sampled = 0 if self.labels == "sampled" else None
+        for group in _groups(decoder, missing):
+            found = curvature(model, group, tokens, wanted, sampled=sampled)
+            for layer in track(group, "Factorising", len(group)):
+                findings.put(str(layer), self._learnt(decoder, layer, found.pop(layer)))
+
+    def plan(self, profile: Profile, keep: float) -> Blueprint:
+        """What is worth its price, or in the paper's form the best share of ranks and of channels."""
+        check_keep(keep)
+        among = [self._with_privacy(each, profile) for each in candidates(profile)]
+        if self.form == "paper":
+            rule = by_share(_ALWAYS, lambda each: each.channels)
+        else:
+            rule = by_price(_ALWAYS, self.ranks)
+        return blueprint(profile, among, choose(profile, among, keep, rule))
+
+    def check(self, profile: Profile) -> None:
+        """Refuse a profile made by another form or other labels, besides another method's."""
+        super().check(profile)
+        for knob in ("form", "labels"):
+            if profile.knobs.get(knob) != getattr(self, knob):
+                raise UserError(
+                    f"The profile was made with {knob}={profile.knobs.get(knob)}, not {getattr(self, knob)}; "
+                    "leave that, or profile the model anew."
+                )
+
+    def _with_privacy(self, each: Candidates, profile: Profile) -> Candidates:
+        weight = self.lambda_channels if each.channels else self.lambda_attention
+        if not weight:
+            return each
+        slope = profile.findings[f"{each.layer}/{each.name}.slope"].double()
+        return replace(each, score=each.score - weight * slope)
+
+    def _outputs(self, decoder: Decoder, layer: int) -> list[str]:
+        """The linears whose G the scores ask for; that of what writes the channels is as large as A."""
+        feed = decoder.feed_forward(layer)
+        ups = feed.ups if self.form == "paper" else ()
+        return [*decoder.attention(layer), feed.down, *ups]
+
+    def _learnt(self, decoder: Decoder, layer: int, seen: dict[str, Curvature]) -> dict[str, Tensor]:
+        factorise, score = (_paper_ranks, _paper_channels) if self.form == "paper" else (_ranks, _channels)
+        found = sizes_of(decoder, layer)
+        for name in decoder.attention(layer):
+            told = factorise(decoder.matrix(layer, name).float(), seen[name])
+            found |= {f"{name}.{part}": tensor for part, tensor in told.items()}
+        feed = decoder.feed_forward(layer)
+        told = score(decoder, layer, feed, seen)
+        return found | {f"{feed.down}.{part}": tensor for part, tensor in told.items()}
+
+
+def _ranks(weight: Tensor, seen: Curvature) -> dict[str, Tensor]:
+    """The components of `weight` (out, in) in the Fisher norm, the most that the loss feels first.
+
+    With G = L LT and A = R RT, dT H d over a change d is the squared Frobenius norm of LT d R; so the singular
+    value decomposition of LT W R truncates best, and its squared singular values are losses.
+    """
+    assert seen.outputs is not None, "the pass was asked for it"
+    left, right = (torch.linalg.cholesky(ridged(moment)).float() for moment in (seen.outputs, seen.inputs))
+    u, s, vt = torch.linalg.svd(left.T @ weight @ right, full_matrices=False)
+    up = torch.linalg.solve_triangular(left.T, u * s, upper=True)  # (out, k)
+    down = torch.linalg.solve_triangular(right, vt, upper=False, left=False)  # (k, in)
+    return {"up": up, "down": down, "score": s.square(), "slope": _removed(up, down, seen.slope)}
+
+
+def _paper_ranks(weight: Tensor, seen: Curvature) -> dict[str, Tensor]:
+    """The singular components of `weight`, worth s_k |G u_k|_1 |A v_k|_1."""
+    assert seen.outputs is not None, "the pass was asked for it"
+    u, s, vt = torch.linalg.svd(weight, full_matrices=False)
+    score = s * (seen.outputs @ u).abs().sum(0) * (seen.inputs @ vt.T).abs().sum(0)
+    up = u * s
+    return {"up": up, "down": vt, "score": score, "slope": _removed(up, vt, seen.slope)}
+
+
+def _removed(up: Tensor, down: Tensor, slope: Tensor) -> Tensor:
+    """dl/dW . d for each component d = -up_k down_k."""
+    return -((slope @ down.T) * up).sum(0)
+
+
+def _channels(decoder: Decoder, layer: int, feed: FeedForward, seen: dict[str, Curvature]) -> dict[str, Tensor]:
+    """The loss to be expected from a channel's removal once all the others mend it: wT G w / (A^-1)_jj.
+
+    (Optimal brain surgeon, Hassibi and Stork 1993, with a Kronecker-factored Fisher.)
+    """
+    told = seen[feed.down]
+    assert told.outputs is not None, "the pass was asked for it"
+    weight = decoder.matrix(layer, feed.down)
+    felt = ((told.outputs @ weight.float()) * weight.float()).sum(0)  # (channels)
+    alone = torch.cholesky_inverse(torch.linalg.cholesky(ridged(told.inputs))).diagonal().reciprocal()
+    slope = -(told.slope * weight.float()).sum(0)
+    return {"score": felt * alone.float(), "slope": slope, "moment": told.inputs, "weight": weight}
+
+
+def _paper_channels(
+    decoder: Decoder, layer: int, feed: FeedForward, seen: dict[str, Curvature]
+) -> dict[str, Tensor]:
+    """The 1-norm of H d for a channel's column, |G w_j|_1 |A e_j|_1, plus its rows', |G e_j|_1 |A w_j|_1."""
+    score, slope = torch.zeros(feed.width), torch.zeros(feed.width)
+    for name in (feed.down, *feed.ups):
+        told, weight = seen[name], decoder.matrix(layer, name).float()
+        assert told.outputs is not None, "the pass was asked for it"
+        if name == feed.down:
+            score += (told.outputs @ weight).abs().sum(0) * told.inputs.abs().sum(0)
+            slope -= (told.slope * weight).sum(0)
+            continue
+        rows = told.outputs.abs().sum(0) * (weight @ told.inputs).abs().sum(1)
+        score += rows.view(-1, feed.width).sum(0)  # fused linears write a channel by several rows
+        slope -= (told.slope * weight).sum(1).view(-1, feed.width).sum(0)
+    return {"score": score, "slope": slope}
+
+
+def _groups(decoder: Decoder, layers: Sequence[int]) -> list[list[int]]:
+    """The layers in runs whose sums fit into memory together."""
+    groups: list[list[int]] = []
+    free = 0
+    for layer in layers:
+        sizes = [decoder.matrix(layer, name).shape for name in decoder.linears(layer)]
+        need = 4 * sum(rows * rows + columns * columns + rows * columns for rows, columns in sizes)
+        if need > free:
+            groups.append([])
+            free = _ROOM
+        groups[-1].append(layer)
+        free -= need
+    return groups
