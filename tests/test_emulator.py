@@ -115,7 +115,7 @@ WEIGHTS = {
         edit(UP, lambda x: x.bfloat16()),
         "torch.bfloat16 .* says torch.float32",
     ),
-    "a shape turned round": (edit(UP, lambda x: x.T.contiguous()), r"\(32, 64\) where .* \(64, 32\)"),
+    "a shape turned round": (edit(UP, lambda x: x.T.contiguous()), "would fit the linears around it"),
     "a row too many": (edit(UP, lambda x: torch.cat([x, x[:1]])), r"\(65, 32\)"),
     "a tensor less": (lambda f: edit_tensors(f, lambda x: x.pop(UP)), f"'{UP}' is missing"),
     "a tensor more": (
@@ -156,8 +156,8 @@ CONFIGS = {
     "ten thousand layers": (config(num_hidden_layers=10**4), "far larger than the weights beside it"),
     "one layer more": (config(num_hidden_layers=5), "'model.layers.4.input_layernorm.weight' is missing"),
     "one layer less": (config(num_hidden_layers=3), "'model.layers.3.input_layernorm.weight' does not belong"),
-    "no layer": (config(num_hidden_layers=0), "does not belong"),
-    "fewer layers than none": (config(num_hidden_layers=-1), "does not belong"),
+    "no layer": (config(num_hidden_layers=0), "has no middle"),
+    "fewer layers than none": (config(num_hidden_layers=-1), "no single stack of decoder layers"),
     "half a layer": (config(num_hidden_layers=2.5), "describes no llama model"),
     "a billion layers, counted one by one": (
         lambda f: put(f, "config.json", '{"model_type": "qwen2", "num_hidden_layers": 1000000000}'),
@@ -214,6 +214,8 @@ CONFIGS = {
     "a split past its layers": (lambda f: edit_origin(f, split={"bottom": 3, "top": 1}), "has no middle"),
     "a name that steers the terminal": (lambda f: edit_card(f, method="\x1b[2J"), "method"),
 }
+
+
 TOKENIZERS = {
     "remote code": (tokenizer_config(auto_map={"AutoTokenizer": ["evil.E", None]}), "asks for 'auto_map'"),
     "a file from elsewhere": (tokenizer_config(tokenizer_file="/etc/passwd"), "asks for 'tokenizer_file'"),

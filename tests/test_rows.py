@@ -8,6 +8,7 @@ import pytest
 
 from offsite.errors import UserError
 from offsite.rows import is_data_file, read_rows, read_utf8
+from offsite.text import read_examples
 
 ROWS = [
     {"prompt": "", "completion": 'größe, "x"\n2\u2028\x0b'},
@@ -70,7 +71,11 @@ def test_a_byte_order_mark_and_windows_line_ends_are_no_text(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.jsonl", b'{"text": "x"}\n{"text": \n', r"a\.jsonl, line 2: .*one JSON object per line .*column"),
+        (
+            "a.jsonl",
+            b'{"text": "x"}\n{"text": \r\n',
+            r"line 2: .*one JSON object per line \(\D*, column 10\)\.$",
+        ),
         ("a.jsonl", b'{"text": "x"}\n\n[1]\n', r"a\.jsonl, line 3: expected a JSON object, found a list"),
         ("a.jsonl", b'{"text": "x"}\n{"text": "\xff"}\n', r"a\.jsonl, line 2: not UTF-8"),
         ("a.jsonl", b"[" * 100_000, r"a\.jsonl, line 1: .*lists within lists"),
@@ -80,17 +85,19 @@ def test_a_byte_order_mark_and_windows_line_ends_are_no_text(tmp_path):
         ("a.json", b'{"text": "x"}', r"a\.json: expected a JSON list of objects, found an object"),
         ("a.json", b'[{"text": "x"}, 3]', r"a\.json, row 2: expected a JSON object, found a number"),
         ("a.json", b"[\n1,\n}", r"a\.json: .*line 3, column 1"),
+        ("a.json", b"[}", r"a\.json: .*line 1, column 2"),
         ("a.csv", b"text\n", r"a\.csv holds no rows"),
         ("a.csv", b"prompt,completion\na,b\nc\n", r"a\.csv, line 3: expected as many cells"),
         ("a.csv", b'prompt,completion\n"a\nb",c\nd,e,f\n', r"a\.csv, line 4: expected as many cells"),
         ("a.csv", b'text\nx\n"y\n', r"a\.csv, line 3: not a well-formed CSV row"),
         ("a.csv", b"text\n" + b"x" * 200_000, r"a\.csv, line 2: .*field limit"),
         ("a.csv", b"prompt,choices,answer\np,one,0\n", r'a\.csv, line 2: expected "choices" to hold JSON'),
+        ("a.csv", b'answer\n"[1\n,"\n', r'a\.csv, line 2: expected "answer" to hold JSON \(\D*, column 5\)'),
         ("a.csv", b"text\n\xff\xfe\n", r"a\.csv: not UTF-8 text \(byte 6\)"),
         ("a.parquet", b"PAR1 not at all", r"a\.parquet is not a readable parquet file"),
         ("a.xlsx", b"", r"a\.xlsx is of no known format \('\.xlsx'\)"),
-        ("a.jsnl", b"", r"a\.jsnl is of no known format .*did you mean '\.jsonl'\?"),
-        ("data", b"", r"data is of no known format"),
+        ("notes.txt", b"", r"\('\.txt'\); give rows of data as \.jsonl, \.json, \.csv, \.tsv or \.parquet\.$"),
+        ("data", b"", r"data is of no known format \('data'\)"),
     ],
 )
 def test_what_is_malformed_is_refused_in_one_sentence(tmp_path, name, content, said):
@@ -99,6 +106,31 @@ def test_what_is_malformed_is_refused_in_one_sentence(tmp_path, name, content, s
     with pytest.raises(UserError, match=said) as refused:
         list(read_rows(path))
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("columns", "ends"),
+    [
+        ({"promt": "p", "completion": "c"}, 'found nothing; by "promt", did you mean "prompt"?'),
+        (
+            {"prompt": "p", "completoin": "c"},
+            'found "prompt", "completoin"; by "completoin", did you mean "completion"?',
+        ),
+        ({"note": "n", "Text": "t"}, 'found "note", "Text"; by "Text", did you mean "text"?'),
+        (
+            {"prompt": "p", "choices": ["a", "b"], "anwser": 0},
+            'found None; by "anwser", did you mean "answer"?',
+        ),
+        ({"messages": "hi", "message": "hi"}, 'to be a list of {"role", "content"}.'),
+        ({"prompt": 5, "completion": "c", "promt": "p"}, "found a number."),
+        ({"note": "n"}, 'found "note".'),
+    ],
+)
+def test_a_column_of_nearly_a_known_name_is_asked_about(tmp_path, columns, ends):
+    _jsonl(tmp_path / "a.jsonl", [columns])
+    with pytest.raises(UserError) as refused:
+        read_examples(tmp_path / "a.jsonl")
+    assert str(refused.value).endswith(ends)
 
 
 def test_no_file_and_a_folder_are_refused(tmp_path):

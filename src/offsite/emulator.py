@@ -126,7 +126,10 @@ class Emulator:
         tokenizer = _tokenizer(path) if "tokenizer_config.json" in card.files else None
         if bundle.tokenizer_digest(tokenizer) != card.origin.tokenizer:
             raise UserError(f"{path}: the tokenizer is not the one that the card names.")
-        return cls(model, card.origin, card.method, tokenizer, digest)
+        emulator = cls(model, card.origin, card.method, tokenizer, digest)
+        if emulator.plain != (weights.name == _PLAIN):
+            raise UserError(f"{weights} has the wrong name: transformers would open it and fill in noise.")
+        return emulator
 
 
 def is_emulator(path: Path | str) -> bool:

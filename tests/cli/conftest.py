@@ -95,8 +95,8 @@ def world(tmp_path_factory, tokenizer):
     )
     (world / "text.txt").write_text(" ".join(f"w{3 + i * i % 120}" for i in range(40_000)))
     made = [
-        ("compress", world / "model", "-o", world / "emulator", "--keep", "0.5"),
-        ("compress", world / "model", "-o", world / "emulator-2", "--keep", "0.25"),
+        ("compress", world / "model", "-o", world / "emulator", "--method", "uniform", "--keep", "0.5"),
+        ("compress", world / "model", "-o", world / "emulator-2", "--method", "uniform", "--keep", "0.25"),
         ("compress", world / "model", "-o", world / "crash", "--method", "crash", "--keep", "0.5",
          "--text", world / "text.txt"),
         ("tune", world / "emulator", "--data", world / "data.jsonl", "-o", world / "adapter", *SHORT),

@@ -36,6 +36,9 @@ LINES = {
     "compress nowhere -o O": "'nowhere' is neither a folder",
     "tune no/such -o O --data D": "No such path: 'no/such'",
     "tune E -o O --data no/such.jsonl": "no such file: 'no/such.jsonl'",
+    "compress M -o O --profile no/such": "No such path: 'no/such'",
+    "profile no/such/model -o O": "'no/such/model' is neither",
+    "profile M -o O --text no/such.txt": "no such file: 'no/such.txt'",
     "plug no/such/model A -o O": "'no/such/model' is neither",
     "plug M no/such -o O": "No such path: 'no/such'",
     "evaluate no/such/model --tasks Q -o O": "'no/such/model' is neither",
@@ -50,7 +53,13 @@ LINES = {
     "compress smolm2-135m -o O": "did you mean 'smollm2-135m'?",
     "fetch smolm2-135m -o O": "did you mean 'smollm2-135m'?",
     "compress M -o O --method unifrom": "no method 'unifrom'; did you mean 'uniform'?",
-    "compress M -o O --method zzz": "no method 'zzz'; known are crash, uniform.",
+    "compress M -o O --method zzz": "no method 'zzz'; known are crash, ",
+    "profile M -o O --method unifrom": "no method 'unifrom'; did you mean 'uniform'?",
+    "profile M -o O --method crash --set shar=false": "no knob 'shar'; did you mean 'share'?",
+    "profile smolm2-135m -o O": "did you mean 'smollm2-135m'?",
+    "profile M -o O --method crash --text wikipedai": "'wikipedai' is neither a text nor a file; did you mean",
+    "profile M -o O --method uniform --text wikipedai": "'wikipedai' is neither a text nor a file; did you",
+    "compress M -o O --method uniform --text wikipedai": "'wikipedai' is neither a text nor a file; did you",
     "compress M -o O --method crash --text wikipedai": "'wikipedai' is neither a text nor a file; did you mean",
     "tune E -o O --data arc_esy": "'arc_esy' is neither a task nor a file; did you mean 'arc_easy'?",
     "evaluate M --tasks scik -o O": "'scik' is neither a task nor a file; did you mean 'sciq'?",
@@ -59,6 +68,8 @@ LINES = {
     # one thing in place of another
     "compress A -o O": "adapter' holds no config.json",
     "compress D -o O": "data.jsonl' is a file",
+    "compress M -o O --profile E": "emulator' is not a profile: it has no profile.json",
+    "compress M -o O --profile D": "data.jsonl' is not a profile",
     "tune M -o O --data D": "model' is not a bundle",
     "tune A -o O --data D": "where 'offsite-emulator/1' is understood",
     "tune E -o O --data E": "emulator' is a folder where a data file is wanted",
@@ -81,6 +92,12 @@ LINES = {
     "compress M -o O --bottom 0": "0 bottom and 2 top",
     "compress M -o O --bottom 4 --top 4": "no middle between 4 bottom and 4 top",
     "compress M -o O --seed -1": "found '-1'",
+    "profile M -o O --bottom 4 --top 4": "no middle between 4 bottom and 4 top",
+    "profile M -o O --seed -1": "found '-1'",
+    "profile M -o O --blocks 0": "found '0'",
+    "profile M -o O --length 1": "found '1'",
+    "profile M -o O --method crash --text T --length 129": "129 tokens are longer than the 128",
+    "profile M -o O --method crash --text T --blocks 9999": "where 9999 are wanted",
     "compress M -o O --distill -1": "found '-1'",
     "tune E -o O --data D --steps 0": "steps must be above zero, not 0",
     "tune E -o O --data D --batch-size -1": "batch_size must be above zero, not -1",
@@ -99,6 +116,7 @@ LINES = {
     # the command line itself
     "compress M -o O --kep 1": "No such option: --kep",
     "compress M": "'--output'",
+    "profile M": "'--output'",
     "compress -o O": "'model'",
     "tune E -o O": "'--data'",
     "comprss M -o O": "no command 'comprss'; did you mean 'compress'?",
@@ -182,7 +200,8 @@ class TestModels:
         model.config.scale_attn_by_inverse_layer_idx = True
         model.save_pretrained(here / "gpt2")
         tokenizer.save_pretrained(here / "gpt2")
-        assert "it cannot be cut" in refused(here, "compress", here / "gpt2", "-o", here / "out")
+        said = refused(here, "compress", here / "gpt2", "-o", here / "out", "--method", "uniform")
+        assert "it cannot be cut" in said
 
     def test_too_little_public_text(self, world, here):
         (here / "few.txt").write_text("w5 w6 w7")

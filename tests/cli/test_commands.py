@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -12,9 +13,13 @@ import transformers as t
 from offsite.adapter import Adapter, swap
 from offsite.emulator import Emulator
 from offsite.models import load
+from offsite.owner.blueprint import Place
+from offsite.owner.build import build
+from offsite.owner.fidelity import fidelity, held_out
 from offsite.owner.plug import plug
-from tests.cli.conftest import SHORT, command, listing
-from tests.test_laws import logits, same
+from tests.cli.conftest import SHORT, command, listing, refused
+from tests.cli.test_bad_input import asked
+from tests.test_laws import SPLIT, logits, same, thin
 
 
 def names(folder):
@@ -28,10 +33,10 @@ def opened(folder):
 @pytest.mark.parametrize(
     ("more", "kept"),
     [
-        ([], 0.75),
-        (["--keep", "0.5", "--bottom", "1", "--top", "3"], 0.5),
+        (["--method", "uniform"], 0.75),
+        (["--method", "uniform", "--keep", "0.5", "--bottom", "1", "--top", "3"], 0.5),
         (["--method", "crash", "--keep", "0.5", "--text", "text.txt"], 0.5),
-        (["--keep", "0.5", "--distill", "2", "--text", "text.txt"], 0.5),
+        (["--method", "uniform", "--keep", "0.5", "--distill", "2", "--text", "text.txt"], 0.5),
     ],
     ids=["uniform", "split", "crash", "distill"],
 )
@@ -49,8 +54,8 @@ def test_compress(world, here, monkeypatch, more, kept):
 
 
 def test_distilling_changes_the_middle_and_nothing_else(world, here):
-    command("compress", world / "model", "-o", here / "em", "--keep", "0.5", "--distill", "2",
-            "--text", world / "text.txt")  # fmt: skip
+    command("compress", world / "model", "-o", here / "em", "--method", "uniform", "--keep", "0.5",
+            "--distill", "2", "--text", world / "text.txt")  # fmt: skip
     plain, aligned = (Emulator.load(folder) for folder in (world / "emulator", here / "em"))
     changed = {
         name for name, tensor in plain.model.state_dict().items()
@@ -62,7 +67,8 @@ def test_distilling_changes_the_middle_and_nothing_else(world, here):
 
 
 def test_a_receipt_goes_where_it_is_asked_to(world, here):
-    command("compress", world / "model", "-o", here / "em", "--receipt", here / "safe" / "receipt")
+    command("compress", world / "model", "-o", here / "em", "--method", "uniform", "--receipt",
+            here / "safe" / "receipt")  # fmt: skip
     assert names(here) == ["em", "safe", "thesis"]
     assert names(here / "safe" / "receipt") == ["receipt.json"]
 
@@ -83,6 +89,87 @@ def test_inspect(world, name, kind, plain):
     assert human.code == 0
     assert said["digest"] in human.out
     assert f"is a sound {kind}" in human.out
+
+
+def revealed(told):
+    return next(line for line in told["reveals"] if line.startswith("a middle"))
+
+
+def test_inspect_says_what_the_middle_shows(world, here):
+    """Nothing of layers that are merely dropped, who shares with whom, and of thinned ones how much is left."""
+    dropped, shared = (command("inspect", world / name, "--json").json for name in ("emulator", "crash"))
+    assert dropped["places"] == [{}, {}]
+    assert revealed(dropped).endswith("layers stand there is not said")
+    assert shared["places"] == [{}] * 4
+    assert "those that share one layer are seen" in revealed(shared)
+    model, tokenizer = load(str(world / "model"))
+    build(model, SPLIT, thin(model), tokenizer=tokenizer).save(here / "thin")
+    told = command("inspect", here / "thin", "--json").json
+    ranks = {f"self_attn.{name}_proj": 3 for name in "qkvo"}
+    assert told["places"] == [{"ranks": ranks, "channels": 4}] * 4
+    assert revealed(told) == (
+        "a middle of 4 places; each is one layer of the model, and what it kept is seen: the rank of each of "
+        "16 factored matrices (3) and the number of feed-forward channels of 4 places (4)"
+    )
+    build(model, SPLIT, (Place(2), Place(2, (0, 1)), Place(3, (4, 5, 6))), tokenizer=tokenizer).save(
+        here / "mix"
+    )
+    told = command("inspect", here / "mix", "--json").json
+    assert told["places"] == [{}, {"channels": 2}, {"channels": 3}]
+    assert "those that share one layer" in revealed(told)
+    assert "channels of 2 places (2 to 3)" in revealed(told)
+
+
+@pytest.mark.parametrize("name", ["emulator", "crash"])
+def test_inspect_counts_what_is_stored(world, name):
+    told = command("inspect", world / name, "--json").json["parameters"]
+    whole = sum(p.numel() for p in opened(world / "model").model.layers[0].parameters())
+    assert told["middle"] == 2 * whole  # crash shares two layers among four places
+    assert told["adapter"] == 4 * whole
+    assert told["all"] - told["adapter"] - told["middle"] == 128 * 32 + 32  # tied embeddings, last norm
+
+
+class TestInspectAgainst:
+    def test_it_is_the_fidelity_on_the_end_of_the_text(self, world):
+        call = ["inspect", world / "emulator", "--against", world / "model", "--text", world / "text.txt",
+                "--blocks", 5, "--length", 16]  # fmt: skip
+        told = command(*call, "--json").json["fidelity"]
+        model, tokenizer = load(str(world / "model"))
+        tokens = held_out([(world / "text.txt").read_text()], tokenizer, 16, 5)
+        found = fidelity(Emulator.load(world / "emulator"), model, tokens)
+        assert told == asdict(found) | {
+            "loss_gap": found.loss_gap, "keep": 0.5, "model": str(world / "model"),
+            "text": str(world / "text.txt"), "blocks": 5, "length": 16,
+        }  # fmt: skip
+        human = command(*call)
+        assert human.code == 0
+        for said in ("50.0% of the parameters", f"{found.cosine:.3f} between",
+                     f"{found.relative_error:.3f} relative error", f"{found.loss:.3f} nats",
+                     f"{abs(found.loss_gap):.3f} ", "not to be sent"):  # fmt: skip
+            assert said in human.out
+
+    def test_without_it_nothing_is_the_owners(self, world):
+        assert "fidelity" not in command("inspect", world / "emulator", "--json").json
+        assert "not to be sent" not in command("inspect", world / "emulator").out
+
+    @pytest.mark.parametrize(
+        ("line", "why"),
+        [
+            ("inspect A --against M", "adapter' is an adapter, where"),
+            ("inspect M --against M", "model' is not a bundle"),
+            ("inspect no/such --against M", "No such path: 'no/such'"),
+            ("inspect E --against no/such/model", "'no/such/model' is neither"),
+            ("inspect E --against A", "adapter' holds no config.json"),
+            ("inspect E --against X --text T", "made from another model"),
+            ("inspect E --against M --text wikipedai", "did you mean 'wikipedia'?"),
+            ("inspect E --against M --text T --blocks 9999", "where 9999 are wanted"),
+            ("inspect E --against M --text T --blocks 0", "found '0'"),
+            ("inspect E --against M --text T --length 1", "found '1'"),
+        ],
+    )
+    def test_what_cannot_be_compared_is_refused(self, world, here, line, why):
+        words = [world / "other-model" if word == "X" else word for word in asked(line, world, here / "out")]
+        assert why.lower() in refused(here, *words).lower()
 
 
 def test_what_a_hostile_word_says_is_printed_as_it_is(world, here):

@@ -45,8 +45,8 @@ def disk(tmp_path):
 
 
 FULL = {
-    "compress": ("compress M -o O", "100k"),
-    "compress --distill": ("compress M -o O --distill 2 --text T", "100k"),
+    "compress": ("compress M -o O --method uniform", "100k"),
+    "compress --distill": ("compress M -o O --method uniform --distill 2 --text T", "100k"),
     "tune, at the weights": ("tune E -o O --data D " + " ".join(SHORT), "100k"),
     "tune, at the optimizer's state": ("tune E -o O --data D " + " ".join(SHORT), "300k"),
     "plug": ("plug M A -o O", "100k"),
@@ -65,9 +65,9 @@ class TestFullDisk:
     def test_an_emulator_that_fits_without_its_receipt_is_not_left_either(self, world, disk):
         pages = sum(-(-path.stat().st_size // 4096) for path in (world / "emulator").iterdir())
         folder = disk(f"{4 * pages}k")
-        refused(folder, *asked("compress M -o O --keep 0.5", world, folder / "out"))
+        refused(folder, *asked("compress M -o O --method uniform --keep 0.5", world, folder / "out"))
         folder = disk(f"{4 * pages + 4}k")
-        assert command(*asked("compress M -o O --keep 0.5", world, folder / "out")).code == 0
+        assert command(*asked("compress M -o O --method uniform --keep 0.5", world, folder / "out")).code == 0
 
     def test_a_tuning_that_is_done_but_not_saved_goes_on_once_there_is_room(self, world, disk):
         folder = disk("600k")
@@ -105,7 +105,9 @@ class TestCtrlC:
         return press
 
     @pytest.mark.parametrize(
-        "line", ["tune E -o O --data D", "compress M -o O --distill 20 --text T"], ids=["tune", "distill"]
+        "line",
+        ["tune E -o O --data D", "compress M -o O --method uniform --distill 20 --text T"],
+        ids=["tune", "distill"],
     )
     def test_before_the_first_checkpoint_nothing_is_left(self, world, here, at, line):
         at(3)
@@ -129,7 +131,8 @@ class TestCtrlC:
     def test_a_distillation_goes_on_to_the_same_end_and_only_with_the_same_words(
         self, world, here, at, monkeypatch
     ):
-        cut = asked("compress M -o O --distill 11 --text T --keep 0.5 --force --json", world, here / "cut")
+        line = "compress M -o O --method uniform --distill 11 --text T --keep 0.5 --force --json"
+        cut = asked(line, world, here / "cut")
         digests = []
         for seed in ("1", "0"):  # of which only the second fits the run that follows
             at(11)

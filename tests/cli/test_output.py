@@ -13,7 +13,8 @@ from tests.cli.conftest import SHORT, command, listing, refused
 from tests.cli.test_bad_input import asked
 
 WRITING = {
-    "compress": "compress M -o O --keep 0.5",
+    "compress": "compress M -o O --method uniform --keep 0.5",
+    "profile": "profile M -o O --method uniform",
     "tune": "tune E -o O --data D " + " ".join(SHORT),
     "plug": "plug M A -o O",
     "compare": "compare M E --tasks Q --train D --steps 2 --limit 2 -o O",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from offsite.errors import UserError
-from offsite.owner.blueprint import Place, check, everything, share
+from offsite.owner.blueprint import Place, check, everything
 from offsite.owner.build import build, keep_of
-from offsite.owner.methods import METHODS, method_named
+from offsite.owner.methods import DEFAULT, METHODS, method_named
 from offsite.owner.methods.crash import Crash, cluster, linear_cka
 from offsite.owner.methods.uniform import Uniform
 from offsite.owner.profile import Profile
@@ -37,7 +39,6 @@ def test_a_plan_fits_the_middle_and_comes_as_near_to_the_budget_as_layers_can(pl
     blueprint = method.plan(profile, keep)
     check(blueprint, SPLIT, 8)
     whole = max(1, round(6 * keep)) / 6
-    assert share(blueprint, profile.sizes) == pytest.approx(whole)
     assert keep_of(build(model, SPLIT, blueprint), model) == pytest.approx(whole)
 
 
@@ -59,6 +60,26 @@ def test_a_method_says_its_name_and_paper():
         assert "arXiv" in method.paper
 
 
+def test_the_default_is_a_method():
+    assert DEFAULT in METHODS
+
+
+def test_a_method_refuses_the_profile_of_another_one_and_of_none(planned, model):
+    method, profile = planned
+    method.check(profile)
+    for stranger in (replace(profile, method="other"), Profile.of(model, SPLIT)):
+        with pytest.raises(
+            UserError, match=f"of the method {stranger.method!r}, not of {method.name!r}; leave"
+        ):
+            method.check(stranger)
+
+
+def test_a_profile_says_which_method_with_which_knobs_made_it_of_what(planned):
+    method, profile = planned
+    assert (profile.method, profile.knobs, profile.split) == (method.name, method.knobs, SPLIT)
+    assert profile.calibration == ((16, 8) if method.calibration else None)
+
+
 def test_an_unknown_method_is_answered_with_the_nearest():
     with pytest.raises(UserError, match="'unifrom'; did you mean 'uniform'"):
         method_named("unifrom")
@@ -74,6 +95,14 @@ def test_knobs_are_set_by_name_and_wrong_ones_answered():
         method_named("crash", ["share=perhaps"])
     with pytest.raises(UserError, match="uniform has no knob 'share'; it has none"):
         method_named("uniform", ["share=false"])
+
+
+def test_knobs_of_before_stand_until_they_are_set_again():
+    before = Crash(share=False).knobs
+    assert method_named("crash", (), before) == Crash(share=False)
+    assert method_named("crash", ["share=true"], before) == Crash()
+    with pytest.raises(UserError, match="crash has no knob 'lost'"):
+        method_named("crash", (), {"lost": 1})
 
 
 @pytest.mark.parametrize(
@@ -109,7 +138,7 @@ def test_crash_keeps_each_clusters_middle_and_fills_every_place_with_the_nearest
     alike = torch.eye(6)
     for a, b in ((0, 1), (1, 2), (0, 2), (4, 5)):
         alike[a, b] = alike[b, a] = 0.9
-    profile = Profile.of(model, SPLIT, {"cka": alike})
+    profile = Profile.of(model, SPLIT, {"model/cka": alike})
     assert Crash(share=False).plan(profile, 0.5) == (Place(2), Place(4), Place(5))
     assert [place.layer for place in Crash().plan(profile, 0.5)] == [2, 2, 2, 4, 5, 5]
 
@@ -117,7 +146,7 @@ def test_crash_keeps_each_clusters_middle_and_fills_every_place_with_the_nearest
 def test_crash_profiles_alike_for_alike_seeds_and_leaves_the_model(model):
     tokens = torch.randint(3, 120, (16, 8))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    first, second = (Crash().profile(model, SPLIT, tokens).findings["cka"] for _ in range(2))
+    first, second = (Crash().profile(model, SPLIT, tokens).findings["model/cka"] for _ in range(2))
     assert torch.equal(first, second)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 

@@ -231,7 +231,7 @@ def _show_fidelity(found: dict[str, Any], say: Callable[[str], None]) -> None:
         "against": "{model}, on the last {blocks} blocks of {length} tokens of {text}",
         "keep": "{keep:.1%} of the parameters of the model's middle are stored",
         "cosine": "{cosine:.3f} between the adapter's gradient and the model's (1: the same direction)",
-        "error": "{relative_error:.3f} of that gradient's length apart from it (0: the same gradient)",
+        "error": "{relative_error:.3f} relative error of that gradient (0: the same gradient)",
         "loss": "{loss:.3f} nats a token, the model's {full_loss:.3f}: "
         + f"{abs(gap):.3f} {'more' if gap >= 0 else 'less'}",
         "private": "what --against says is the owner's view; it stands in no bundle and is not to be sent",

@@ -47,7 +47,7 @@ class GradOT(Method):
     calibration: ClassVar[tuple[int, int] | None] = (64, 256)
     form: Literal["fisher", "paper"] = "fisher"
     """`paper`: singular components of the weight itself, scored by the 1-norm of H d; the same share of all
-    ranks as of all channels stays. `fisher`: scored by dT H d, the loss to be expected in second order; singular
+    ranks as of all channels stays. `fisher`: scored by dT H d, the second order of the loss; singular
     components of G^1/2 W A^1/2, channels by what the others cannot mend; one price for all parameters; the
     channels that stay take over what they can."""
     lambda_attention: float = 0.0
