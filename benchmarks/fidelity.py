@@ -47,7 +47,8 @@ class Owner:
 
     def profile(self, method: Method) -> Profile:
         """From the folder of profiles if it is there, else made now (and kept there)."""
-        folder = self.profiles and self.profiles / method.name
+        form = method.knobs.get("form", "")
+        folder = self.profiles and self.profiles / f"{method.name}{form and '-'}{form}"
         if folder and folder.exists():
             found = Profile.load(folder)
             found.check_model(self.model)

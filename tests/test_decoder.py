@@ -84,6 +84,76 @@ def test_a_model_that_scales_by_layer_number_is_refused():
         restack(model, [0, 1, 7])
 
 
+UPS = {  # the linears into the channels, of those that have not one gate and one up
+    "gpt2": {"mlp.c_fc": 1},
+    "opt": {"fc1": 1},
+    "bloom": {"mlp.dense_h_to_4h": 1},
+    "gpt_neox": {"mlp.dense_h_to_4h": 1},
+    "phi3": {"mlp.gate_up_proj": 2},
+}
+FUSED = {"bloom": 2, "gpt2": 2, "gpt_neox": 2, "phi3": 2}  # linears of an attention that has q, k, v in one
+
+
+def test_a_layers_linears_are_its_attentions_and_its_feed_forwards(model, family):
+    decoder = Decoder.of(model)
+    attention, feed = decoder.attention(3), decoder.feed_forward(3)
+    assert feed.ups == UPS.get(family, {"mlp.gate_proj": 1, "mlp.up_proj": 1})
+    assert [*attention, *feed.ups, feed.down] == list(decoder.linears(3))
+    assert len(attention) == FUSED.get(family, 4)
+
+
+def test_a_matrix_is_out_by_in_and_a_view_of_the_weight(model):
+    decoder = Decoder.of(model)
+    for name in decoder.linears(3):
+        linear, matrix = decoder.layers[3].get_submodule(name), decoder.matrix(3, name)
+        bias = getattr(linear, "bias", None)
+        inputs = torch.randn(5, matrix.shape[1], generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            assert torch.allclose(linear(inputs), torch.nn.functional.linear(inputs, matrix, bias), atol=1e-5)
+        assert matrix.data_ptr() == linear.get_parameter("weight").data_ptr()
+        assert not matrix.requires_grad
+
+
+def test_a_channel_is_its_rows_and_its_column_and_nothing_else(model):
+    """Without the rows of a channel (weight and bias) what its column reads is zero, and only that."""
+    decoder = Decoder.of(model)
+    feed, gone = decoder.feed_forward(3), torch.tensor([0, 5, 63])
+    down, read = decoder.layers[3].get_submodule(feed.down), []
+    inputs = torch.randint(3, 120, (2, 6), generator=torch.Generator().manual_seed(0))
+    down.register_forward_pre_hook(lambda _, args: read.append(args[0].detach().reshape(-1, feed.width)))
+    logits(model, inputs)
+    for up in feed.ups:
+        rows = feed.rows(up, gone)
+        decoder.matrix(3, up)[rows] = 0
+        bias = getattr(decoder.layers[3].get_submodule(up), "bias", None)
+        if bias is not None:
+            bias.detach()[rows] = 0
+    logits(model, inputs)
+    before, after = read
+    stays = torch.ones(feed.width, dtype=torch.bool)
+    stays[gone] = False
+    assert before[:, gone].abs().sum() > 0
+    assert not after[:, gone].any()
+    assert torch.allclose(before[:, stays], after[:, stays], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["mixtral", "qwen2_moe"])
+def test_experts_are_no_plain_feed_forward(kind):
+    small = dict(
+        vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=3, num_attention_heads=2,
+        num_key_value_heads=2,
+    )  # fmt: skip
+    config = {
+        "mixtral": lambda: t.MixtralConfig(**small, num_local_experts=2),
+        "qwen2_moe": lambda: t.Qwen2MoeConfig(
+            **small, num_experts=2, moe_intermediate_size=8, shared_expert_intermediate_size=8
+        ),
+    }[kind]()
+    decoder = Decoder.of(t.AutoModelForCausalLM.from_config(config))
+    with pytest.raises(UserError, match=f"Layer 1 of this '{kind}' model has no plain feed-forward"):
+        decoder.feed_forward(1)
+
+
 def test_no_other_file_knows_the_layout():
     layout = re.compile(r"layer_idx|layer_id\b|model\.layers|\.transformer\.h\b|_no_split_modules")
     knowing = [p.name for p in SOURCE.rglob("*.py") if layout.search(p.read_text())]

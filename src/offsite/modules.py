@@ -52,14 +52,14 @@ class Weight:
         outputs, inputs = len(self.matrices[0]), self.matrices[-1].shape[1]
         rank = None if len(self.matrices) == 1 else len(self.matrices[1])
         made = _linear(like, inputs, outputs, rank)
-        dtype = like.get_parameter("weight").dtype
+        old = like.get_parameter("weight")
         targets = (made,) if rank is None else (made.get_submodule("up"), made.get_submodule("down"))
         for target, matrix in zip(targets, self.matrices, strict=True):
             kept = matrix.T if isinstance(target, Conv1D) else matrix
-            target.weight = nn.Parameter(kept.to(dtype).contiguous(), requires_grad=False)
+            target.weight = nn.Parameter(kept.to(old).contiguous(), requires_grad=False)
         bias = getattr(like, "bias", None) if self.bias is None else self.bias
         if bias is not None:
-            targets[0].bias = nn.Parameter(bias.detach().to(dtype).contiguous(), requires_grad=False)
+            targets[0].bias = nn.Parameter(bias.detach().to(old).contiguous(), requires_grad=False)
         return made
 
 

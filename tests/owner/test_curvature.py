@@ -8,7 +8,6 @@ import torch
 from offsite.decoder import Decoder
 from offsite.owner import curvature as module
 from offsite.owner.curvature import Moment, curvature
-from tests.families import tiny_model
 
 LAYERS = [2, 4, 5]
 
@@ -24,7 +23,7 @@ def float32(monkeypatch):
     monkeypatch.setattr("offsite.training.bf16_pays", lambda: False)
 
 
-def all_outputs(model, layers):
+def linears(model, layers):
     decoder = Decoder.of(model)
     return {layer: list(decoder.linears(layer)) for layer in layers}
 
@@ -65,7 +64,7 @@ def close(found, wanted, part):
 
 def agree(model, tokens, part):
     wanted = brute(model, LAYERS, tokens)
-    found = curvature(model, LAYERS, tokens, all_outputs(model, LAYERS))
+    found = curvature(model, linears(model, LAYERS), tokens)
     assert {(layer, name) for layer in found for name in found[layer]} == set(wanted)
     for (layer, name), (states, slopes, gradient) in wanted.items():
         told, count = found[layer][name], tokens.numel()
@@ -73,7 +72,6 @@ def agree(model, tokens, part):
         assert close(told.inputs, states.T @ states / count, part), name
         assert close(told.outputs, slopes.T @ slopes / count, part), name
         assert close(told.slope, gradient / count, part), name
-        assert close(told.mean, states.mean(0), part), name
         assert torch.equal(told.inputs, told.inputs.T)
         assert torch.equal(told.outputs, told.outputs.T)
 
@@ -84,20 +82,20 @@ def test_moments_and_mean_gradients_are_those_of_plain_autograd(model, float32, 
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_in_bfloat16_they_are_so_to_a_few_hundredths(model, monkeypatch):
+def test_in_bfloat16_they_are_so_to_a_tenth(model, monkeypatch):
     monkeypatch.setattr("offsite.owner.curvature.bf16_pays", lambda: True)
     monkeypatch.setattr("offsite.training.bf16_pays", lambda: True)
-    agree(model, text(16, 16), 0.06)
+    agree(model, text(16, 16), 0.1)
 
 
-def test_only_the_outputs_asked_for_are_summed(llama):
-    found = curvature(llama, [3, 5], text(2, 6), {3: ["mlp.down_proj"], 5: []})
-    there = {(i, name) for i in found for name in found[i] if found[i][name].outputs is not None}
-    assert there == {(3, "mlp.down_proj")}
+def test_only_the_linears_asked_for_are_watched(llama):
+    found = curvature(llama, {3: ["mlp.down_proj"], 5: ["self_attn.q_proj"]}, text(2, 6))
+    there = {(i, name) for i in found for name in found[i]}
+    assert there == {(3, "mlp.down_proj"), (5, "self_attn.q_proj")}
 
 
 def test_linears_that_read_the_same_states_share_one_moment(llama):
-    found = curvature(llama, [3], text(10, 6), {3: []})[3]
+    found = curvature(llama, linears(llama, [3]), text(10, 6))[3]
     query, key, value, output, gate, up, down = (told.inputs for told in found.values())
     assert query is key
     assert key is value
@@ -107,10 +105,10 @@ def test_linears_that_read_the_same_states_share_one_moment(llama):
 
 def test_one_layer_alone_is_told_as_among_others(llama, float32):
     tokens = text(10, 6)
-    among = curvature(llama, LAYERS, tokens, all_outputs(llama, LAYERS))[4]
-    alone = curvature(llama, [4], tokens, all_outputs(llama, [4]))[4]
+    among = curvature(llama, linears(llama, LAYERS), tokens)[4]
+    alone = curvature(llama, linears(llama, [4]), tokens)[4]
     for name, told in among.items():
-        for part in ("inputs", "outputs", "slope", "mean"):
+        for part in ("inputs", "outputs", "slope"):
             assert torch.equal(getattr(told, part), getattr(alone[name], part))
 
 
@@ -121,7 +119,6 @@ def test_a_moment_is_the_whole_symmetric_sum(width, float32):
     for batch in rows:
         moment.add(batch)
     flat = rows.flatten(0, 1)
-    assert close(moment.first, flat.sum(0), 1e-5)
     matrix = moment.matrix()
     assert close(matrix, flat.T @ flat, 1e-5)
     assert torch.equal(matrix, matrix.T)
@@ -149,7 +146,7 @@ def test_the_model_is_left_as_it_was(model, training):
     few_trained(model, training)
     before, weights = shape_of(model), {k: v.clone() for k, v in model.state_dict().items()}
     with torch.no_grad():
-        curvature(model, LAYERS, text(10, 6), all_outputs(model, LAYERS))
+        curvature(model, linears(model, LAYERS), text(10, 6))
         assert not torch.is_grad_enabled()
     assert shape_of(model) == before
     assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
@@ -169,12 +166,12 @@ def test_the_model_is_left_as_it_was_when_the_pass_breaks_off(llama, monkeypatch
 
     monkeypatch.setattr(Moment, "add", breaking)
     with pytest.raises(error, match="broken off"):
-        curvature(llama, LAYERS, text(10, 6), all_outputs(llama, LAYERS))
+        curvature(llama, linears(llama, LAYERS), text(10, 6))
     assert shape_of(llama) == before
 
 
 def sampled(model, tokens, seed):
-    return curvature(model, [6], tokens, {6: ["mlp.down_proj"]}, sampled=seed)[6]["mlp.down_proj"]
+    return curvature(model, {6: ["mlp.down_proj"]}, tokens, sampled=seed)[6]["mlp.down_proj"]
 
 
 def test_sampled_labels_hang_on_the_seed_alone(llama):
@@ -210,8 +207,8 @@ def test_sampled_labels_give_the_fisher_information_and_those_of_one_text_do_not
     name = Decoder.of(model).feed_forward(6).down
     tokens = text(1, 4)[0]
     many, wanted = tokens.expand(2048, -1), exact_fisher(model, 6, name, tokens)
-    found = curvature(model, [6], many, {6: [name]}, sampled=0)[6][name]
-    empirical = curvature(model, [6], many, {6: [name]})[6][name]
+    found = curvature(model, {6: [name]}, many, sampled=0)[6][name]
+    empirical = curvature(model, {6: [name]}, many)[6][name]
     assert close(found.outputs, wanted, 0.15)
     assert not close(empirical.outputs, wanted, 0.5)
 
@@ -235,11 +232,11 @@ def ranked(values):
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "phi3"])
-def test_kronecker_factors_rank_components_as_the_exact_fisher_does_to_a_correlation_of_090(model, float32):
+def test_kronecker_factors_rank_components_as_the_exact_fisher_does_to_a_correlation_of_095(model, float32):
     """Of all singular components and single columns of the layers watched."""
     tokens = text(24, 16)
     wanted, decoder = brute(model, LAYERS, tokens), Decoder.of(model)
-    found = curvature(model, LAYERS, tokens, all_outputs(model, LAYERS))
+    found = curvature(model, linears(model, LAYERS), tokens)
     exact, factored = [], []
     for (layer, name), (states, slopes, _) in wanted.items():
         u, s, vt = torch.linalg.svd(decoder.matrix(layer, name), full_matrices=False)
@@ -247,4 +244,4 @@ def test_kronecker_factors_rank_components_as_the_exact_fisher_does_to_a_correla
         exact.append(((slopes @ left) * (states @ right.T)).square().mean(0))
         factored.append(((told.outputs @ left) * left).sum(0) * ((right @ told.inputs) * right).sum(1))
     ranks = torch.stack([ranked(torch.cat(each)) for each in (exact, factored)])
-    assert torch.corrcoef(ranks)[0, 1] > 0.9
+    assert torch.corrcoef(ranks)[0, 1] > 0.95

@@ -23,7 +23,7 @@ HELP = """Model owner: make the emulator bundle that a data owner may have.
 
 Without a profile one is made on the way; `offsite profile` makes one that serves every budget.
 
-Example: `offsite compress smollm2-135m -o emulator/ --method uniform --keep 0.7`
+Example: `offsite compress smollm2-135m -o emulator/ --profile profile/ --keep 0.7`
 """
 
 

@@ -47,12 +47,14 @@ def _once(app: typer.Typer, words: list[str]) -> None:
 def story(out: Path, quick: bool) -> list[list[str]]:
     """The commands of the story, written into the folder `out`."""
     model, steps, limit = "smollm2-135m", "4" if quick else "60", "12" if quick else "150"
-    emulator, adapter, tuned = str(out / "emulator"), str(out / "adapter"), str(out / "tuned-model")
+    profile, emulator = str(out / "profile"), str(out / "emulator")
+    adapter, tuned = str(out / "adapter"), str(out / "tuned-model")
     asked = ["--tasks", "arc_easy", "--limit", limit]
     budget = ["--steps", steps]
     return [
         ["fetch", model],
-        ["compress", model, "-o", emulator, "--method", "uniform", "--keep", "0.7"],
+        ["profile", model, "-o", profile, "--method", "gradot", *(["--blocks", "8"] if quick else [])],
+        ["compress", model, "-o", emulator, "--profile", profile, "--keep", "0.7"],
         ["inspect", emulator],
         ["tune", emulator, "--data", "arc_easy", "-o", adapter, *budget],
         ["plug", model, adapter, "-o", tuned],

@@ -23,12 +23,12 @@ HELP = """Model owner: let a method learn about the model, once for every budget
 
 Interrupted, the same command goes on where it stopped.
 
-Example: `offsite profile smollm2-135m --method crash --text wikitext2 -o profile/`
+Example: `offsite profile smollm2-135m --method gradot --text wikipedia -o profile/`
 """
 
-METHODS, DEFAULT = "uniform, crash or gradot", "uniform"
+METHODS, DEFAULT = "gradot, uniform, crash or svd", "gradot"
 """What owner.methods has, which is too much to import for a --help; tests hold the two together."""
-Knobs = Annotated[list[str] | None, typer.Option("--set", help="A knob of the method, as crash's share=false.")]
+Knobs = Annotated[list[str] | None, typer.Option("--set", help="A knob of the method, as gradot's form=paper.")]
 Text = Annotated[str, typer.Option(help="Public text: wikipedia, wikitext2 or a file.")]
 
 

@@ -40,8 +40,8 @@ _WRITTEN = {  # what marks a folder as ours, and what we put beside it, besides 
     "profile.json": (),
     "results.json": ("report.html",),
     "demo.json": (
-        "emulator", "emulator-receipt", ".emulator.profiling", "adapter", "adapter-receipt",
-        ".adapter.tuning", "tuned-model", "scores.json", "comparison", ".comparison.stages",
+        "profile", ".profile.profiling", "emulator", "emulator-receipt", ".emulator.profiling", "adapter",
+        "adapter-receipt", ".adapter.tuning", "tuned-model", "scores.json", "comparison", ".comparison.stages",
     ),
 }  # fmt: skip
 _LACKS = {  # by the words of libraries that have no error type for it

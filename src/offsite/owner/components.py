@@ -20,6 +20,7 @@ from offsite.owner.profile import Profile
 _DECADES = 16  # of prices that are tried
 _TINY = 1e-6  # of the mean energy, for channels that are always zero
 _STEPS = 50  # of a bisection; finer than one component
+_NOTHING = 1e-30  # of energy, where there is none at all
 _RIDGE = 1e-2  # of each channel's own energy: how far a kept channel may stand in for another
 
 Kept = list[Tensor]
@@ -82,6 +83,8 @@ def candidates(profile: Profile) -> list[Candidates]:
 
 def choose(profile: Profile, among: Sequence[Candidates], keep: float, rule: Rule) -> Kept:
     """What stays by the `rule`, at the level that brings the middle nearest to the share `keep` of its size."""
+    if keep == 1:
+        return [torch.arange(len(each.score)) for each in among]
     fixed = sum(profile.sizes) - sum(each.dense for each in among)
     wanted = keep * sum(profile.sizes) - fixed
     low, high = 0.0, 1.0
@@ -101,8 +104,7 @@ def by_price(floor: float, ranks: float = 1.0) -> Rule:
     """
 
     def rule(among: Sequence[Candidates], level: float) -> Kept:
-        dearest = max(float(each.score.max()) for each in among)
-        price = dearest * 10.0 ** (-_DECADES * level) / min(each.cost for each in among)
+        price = _price(among, level)
         return [each.best(_count(each, price, floor, 1.0 if each.channels else ranks)) for each in among]
 
     return rule
@@ -156,14 +158,34 @@ def mended(weight: Tensor, moment: Tensor, kept: Tensor) -> Tensor:
     return solved.to(weight.dtype)
 
 
-def ridged(moment: Tensor) -> Tensor:
+def ridged(moment: Tensor, ridge: float = _RIDGE) -> Tensor:
     """`moment` in float64 with a part of each channel's own energy added, so that it has an inverse."""
     energy = moment.diagonal().double().clamp(min=0)
-    return moment.double() + torch.diag(_RIDGE * energy + _TINY * energy.mean())
+    return moment.double() + torch.diag(ridge * energy + _TINY * energy.mean() + _NOTHING)
+
+
+def root(moment: Tensor) -> Tensor:
+    """The lower L with L LT = `ridged(moment)`; with more of a ridge where rounding outweighs that."""
+    ridge, (lower, failed) = _RIDGE, torch.linalg.cholesky_ex(ridged(moment))
+    while failed:  # at the latest where the ridge makes the diagonal outweigh its rows
+        ridge *= 4
+        lower, failed = torch.linalg.cholesky_ex(ridged(moment, ridge))
+    found: Tensor = lower
+    return found
 
 
 def _stored(among: Sequence[Candidates], kept: Kept) -> int:
     return sum(int(e.stored(torch.tensor(len(k)))) for e, k in zip(among, kept, strict=True))
+
+
+def _price(among: Sequence[Candidates], level: float) -> float:
+    """Of a parameter: from so dear that nothing is worth it, down; below zero where some scores are."""
+    cost = min(each.cost for each in among)
+    least, dearest = (float(f(torch.cat([each.score for each in among]))) for f in (torch.min, torch.max))
+    if least >= 0:
+        return dearest * float(10.0 ** (-_DECADES * level)) / cost
+    sign, decades = (1, 2 * level) if level < 0.5 else (-1, 2 * (1 - level))
+    return sign * max(dearest, -least) * float(10.0 ** (-_DECADES * decades)) / cost
 
 
 def _count(each: Candidates, price: float, floor: float, most: float) -> int:

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from offsite.decoder import Decoder
+from offsite.errors import UserError
 from offsite.progress import track
 from offsite.training import autocast, bf16_pays
 
@@ -30,12 +31,10 @@ class Curvature:
 
     inputs: Tensor
     """A = E[x xT], (in, in)."""
-    outputs: Tensor | None
-    """G = E[g gT], (out, out); None where it was not asked for."""
+    outputs: Tensor
+    """G = E[g gT], (out, out)."""
     slope: Tensor
     """E[g xT], (out, in): the mean gradient of W."""
-    mean: Tensor
-    """E[x], (in)."""
 
 
 class Moment:
@@ -43,11 +42,9 @@ class Moment:
 
     def __init__(self, width: int, device: torch.device) -> None:
         self.total = torch.zeros(width, width, device=device)
-        self.first = torch.zeros(width, device=device)
 
     def add(self, states: Tensor) -> None:
         """Add the rows of `states` (tokens, width)."""
-        self.first += states.sum(0, dtype=torch.float32)
         turned = states.T.contiguous()
         for start in range(0, len(turned), _BLOCK):
             stop = min(start + _BLOCK, len(turned))
@@ -62,38 +59,47 @@ class Moment:
 class _Watch:
     """The sums of one linear while the pass runs."""
 
-    def __init__(self, linear: nn.Module, size: tuple[int, int], inputs: Moment, *, outputs: bool) -> None:
-        device = linear.get_parameter("weight").device
+    def __init__(self, size: tuple[int, int], inputs: Moment, device: torch.device) -> None:
         self.inputs = inputs
-        self.outputs = Moment(size[0], device) if outputs else None
+        self.outputs = Moment(size[0], device)
         self.slope = torch.zeros(size, device=device)
 
     def result(self, tokens: int, inputs: Tensor) -> Curvature:
-        outputs = None if self.outputs is None else self.outputs.matrix().div_(tokens)
-        return Curvature(inputs, outputs, self.slope.div_(tokens), self.inputs.first / tokens)
+        return Curvature(inputs, self.outputs.matrix().div_(tokens), self.slope.div_(tokens))
 
 
 def curvature(
     model: PreTrainedModel,
-    layers: Sequence[int],
+    wanted: Mapping[int, Sequence[str]],
     tokens: Tensor,
-    outputs: Mapping[int, Sequence[str]],
     *,
     sampled: int | None = None,
 ) -> dict[int, dict[str, Curvature]]:
-    """Each linear of the `layers` of `model`, by name, from one pass over `tokens` (blocks, length).
+    """The `wanted` linears of each layer of `model`, by name, from one pass over `tokens` (blocks, length).
 
-    `outputs` names, for each layer, the linears whose G is wanted. The loss is the sum over tokens of the
-    cross-entropy with the next token: the text's own, or, with a seed in `sampled`, one drawn from the model,
-    which makes it the Fisher information proper and not the empirical one.
+    The loss is the sum over tokens of the cross-entropy with the next token: the text's own, or, with a seed
+    in `sampled`, one drawn from the model, which makes it the Fisher information proper and not the empirical
+    one. Raises UserError where the pass meets what is no number.
     """
     decoder = Decoder.of(model)
     chance = None if sampled is None else torch.Generator(model.device).manual_seed(sampled)
-    with _frozen(model), _watching(decoder, layers, outputs) as watched:
+    with _frozen(model), _watching(decoder, wanted) as watched:
         batches = [tokens[i : i + _BATCH] for i in range(0, len(tokens), _BATCH)]
         for batch in track(batches, "Reading the text", len(batches)):
             _loss(model, batch.to(model.device), chance).backward()  # type: ignore[no-untyped-call]
-    return {layer: _results(watched[layer], tokens.numel()) for layer in layers}
+    results = {layer: _results(watched[layer], tokens.numel()) for layer in wanted}
+    for layer, told in results.items():
+        _check(layer, told)
+    return results
+
+
+def _check(layer: int, told: Mapping[str, Curvature]) -> None:
+    for name, each in told.items():
+        if not all(part.sum().isfinite() for part in (each.inputs, each.outputs, each.slope)):
+            raise UserError(
+                f"What the text makes of layer {layer}'s {name} is not a number; look whether the model's "
+                "weights are sound."
+            )
 
 
 def _loss(model: PreTrainedModel, batch: Tensor, chance: torch.Generator | None) -> Tensor:
@@ -126,48 +132,50 @@ def _frozen(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
-def _watching(
-    decoder: Decoder, layers: Sequence[int], outputs: Mapping[int, Sequence[str]]
-) -> Iterator[dict[int, dict[str, _Watch]]]:
-    """Within, what flows through the linears of the `layers` is summed; gradients begin below the first."""
+def _watching(decoder: Decoder, wanted: Mapping[int, Sequence[str]]) -> Iterator[dict[int, dict[str, _Watch]]]:
+    """Within, what flows through the `wanted` linears is summed; gradients begin below their first layer."""
     with ExitStack() as hooks:
 
         def begin(_: nn.Module, args: tuple[Any, ...]) -> None:
             args[0].requires_grad_(True)
 
-        hooks.callback(decoder.layers[min(layers)].register_forward_pre_hook(begin).remove)
-        yield {layer: _watch_layer(decoder, layer, outputs[layer], hooks) for layer in layers}
+        hooks.callback(decoder.layers[min(wanted)].register_forward_pre_hook(begin).remove)
+        yield {layer: _watch_layer(decoder, layer, names, hooks) for layer, names in wanted.items()}
 
 
-def _watch_layer(decoder: Decoder, layer: int, outputs: Sequence[str], hooks: ExitStack) -> dict[str, _Watch]:
+def _watch_layer(decoder: Decoder, layer: int, names: Sequence[str], hooks: ExitStack) -> dict[str, _Watch]:
     watched: dict[str, _Watch] = {}
-    seen: list[tuple[Any, Moment]] = []  # the states last read, and where they were summed
+    read: list[tuple[Any, Moment]] = []  # the states last read, and where they were summed
 
-    def hook(name: str, linear: nn.Module) -> Any:
-        size = decoder.matrix(layer, name).shape
+    def moment(name: str, width: int, given: Tensor) -> Moment:
+        """Where `given` is summed: once for all linears that read it."""
+        if not read or read[-1][0] is not given:
+            mine = watched[name].inputs if name in watched else Moment(width, given.device)
+            mine.add(_rows(given))
+            read[:] = [(given, mine)]
+        return read[-1][1]
+
+    def hook(name: str) -> Any:
+        outputs, inputs = decoder.matrix(layer, name).shape
 
         def forward(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            states = _rows(args[0])
-            if not seen or seen[-1][0] is not args[0]:
-                moment = watched[name].inputs if name in watched else Moment(size[1], states.device)
-                moment.add(states)
-                seen[:] = [(args[0], moment)]
+            mine, states = moment(name, inputs, args[0]), _rows(args[0])
             if name not in watched:
-                watched[name] = _Watch(linear, (size[0], size[1]), seen[-1][1], outputs=name in outputs)
+                watched[name] = _Watch((outputs, inputs), mine, states.device)
             watch = watched[name]
 
             def backward(gradient: Tensor) -> None:
                 slopes = _rows(gradient)
                 watch.slope += slopes.T @ states
-                if watch.outputs is not None:
-                    watch.outputs.add(slopes)
+                watch.outputs.add(slopes)
 
             output.register_hook(backward)  # type: ignore[no-untyped-call]
 
-        return linear.register_forward_hook(forward)
+        return forward
 
-    for name in decoder.linears(layer):
-        hooks.callback(hook(name, decoder.layers[layer].get_submodule(name)).remove)
+    for name in names:
+        linear = decoder.layers[layer].get_submodule(name)
+        hooks.callback(linear.register_forward_hook(hook(name)).remove)
     return watched
 
 

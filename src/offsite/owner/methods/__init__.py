@@ -15,7 +15,7 @@ from offsite.owner.methods.svd import SVD
 from offsite.owner.methods.uniform import Uniform
 
 METHODS: dict[str, type[Method]] = {method.name: method for method in (GradOT, Uniform, Crash, SVD)}
-DEFAULT = "uniform"
+DEFAULT = "gradot"
 """The method that is taken where none is named."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -20,7 +20,7 @@ from offsite.owner.components import (
     by_share,
     candidates,
     choose,
-    ridged,
+    root,
     sizes_of,
 )
 from offsite.owner.curvature import Curvature, curvature
@@ -50,6 +50,9 @@ class GradOT(Method):
     ranks as of all channels stays. `fisher`: scored by dT H d, the second order of the loss; singular
     components of G^1/2 W A^1/2, channels by what the others cannot mend; one price for all parameters; the
     channels that stay take over what they can."""
+    evenly: float = 1.0
+    """How much of G's mean energy is added to every direction, in the form `fisher`: what the loss does not feel
+    now is kept also, for the adapter's gradients run through it once it moves."""
     lambda_attention: float = 0.0
     """How much more readily goes what lowers the loss: the privacy term's weight for ranks."""
     lambda_channels: float = 0.0
@@ -64,10 +67,9 @@ class GradOT(Method):
         assert tokens is not None, "calibration asks for tokens"
         decoder = Decoder.of(model)
         missing = [i for i in split.middle(len(decoder)) if str(i) not in findings.parts]
-        wanted = {i: self._outputs(decoder, i) for i in missing}
         sampled = 0 if self.labels == "sampled" else None
-        for group in _groups(decoder, missing):
-            found = curvature(model, group, tokens, wanted, sampled=sampled)
+        for group in _groups(decoder, {i: self._watched(decoder, i) for i in missing}):
+            found = curvature(model, group, tokens, sampled=sampled)
             for layer in track(group, "Factorising", len(group)):
                 findings.put(str(layer), self._learnt(decoder, layer, found.pop(layer)))
 
@@ -82,9 +84,9 @@ class GradOT(Method):
         return blueprint(profile, among, choose(profile, among, keep, rule))
 
     def check(self, profile: Profile) -> None:
-        """Refuse a profile made by another form or other labels, besides another method's."""
+        """Refuse a profile made by another form, another G or other labels, besides another method's."""
         super().check(profile)
-        for knob in ("form", "labels"):
+        for knob in ("form", "evenly", "labels"):
             if profile.knobs.get(knob) != getattr(self, knob):
                 raise UserError(
                     f"The profile was made with {knob}={profile.knobs.get(knob)}, not {getattr(self, knob)}; "
@@ -98,14 +100,17 @@ class GradOT(Method):
         slope = profile.findings[f"{each.layer}/{each.name}.slope"].double()
         return replace(each, score=each.score - weight * slope)
 
-    def _outputs(self, decoder: Decoder, layer: int) -> list[str]:
-        """The linears whose G the scores ask for; that of what writes the channels is as large as A."""
+    def _watched(self, decoder: Decoder, layer: int) -> list[str]:
+        """The linears that the scores hang on; the costly ones that write channels only in the paper's form."""
         feed = decoder.feed_forward(layer)
         ups = feed.ups if self.form == "paper" else ()
         return [*decoder.attention(layer), feed.down, *ups]
 
     def _learnt(self, decoder: Decoder, layer: int, seen: dict[str, Curvature]) -> dict[str, Tensor]:
-        factorise, score = (_paper_ranks, _paper_channels) if self.form == "paper" else (_ranks, _channels)
+        factorise, score = _paper_ranks, _paper_channels
+        if self.form == "fisher":
+            factorise, score = _ranks, _channels
+            seen = {name: _evened(told, self.evenly) for name, told in seen.items()}
         found = sizes_of(decoder, layer)
         for name in decoder.attention(layer):
             told = factorise(decoder.matrix(layer, name).float(), seen[name])
@@ -115,14 +120,19 @@ class GradOT(Method):
         return found | {f"{feed.down}.{part}": tensor for part, tensor in told.items()}
 
 
+def _evened(seen: Curvature, evenly: float) -> Curvature:
+    """With so many times its mean energy added to every direction of G."""
+    energy = seen.outputs.diagonal().mean()
+    return replace(seen, outputs=seen.outputs + torch.diag((evenly * energy).expand(len(seen.outputs))))
+
+
 def _ranks(weight: Tensor, seen: Curvature) -> dict[str, Tensor]:
     """The components of `weight` (out, in) in the Fisher norm, the most that the loss feels first.
 
     With G = L LT and A = R RT, dT H d over a change d is the squared Frobenius norm of LT d R; so the singular
     value decomposition of LT W R truncates best, and its squared singular values are losses.
     """
-    assert seen.outputs is not None, "the pass was asked for it"
-    left, right = (torch.linalg.cholesky(ridged(moment)).float() for moment in (seen.outputs, seen.inputs))
+    left, right = (root(moment).float() for moment in (seen.outputs, seen.inputs))
     u, s, vt = torch.linalg.svd(left.T @ weight @ right, full_matrices=False)
     up = torch.linalg.solve_triangular(left.T, u * s, upper=True)  # (out, k)
     down = torch.linalg.solve_triangular(right, vt, upper=False, left=False)  # (k, in)
@@ -131,7 +141,6 @@ def _ranks(weight: Tensor, seen: Curvature) -> dict[str, Tensor]:
 
 def _paper_ranks(weight: Tensor, seen: Curvature) -> dict[str, Tensor]:
     """The singular components of `weight`, worth s_k |G u_k|_1 |A v_k|_1."""
-    assert seen.outputs is not None, "the pass was asked for it"
     u, s, vt = torch.linalg.svd(weight, full_matrices=False)
     score = s * (seen.outputs @ u).abs().sum(0) * (seen.inputs @ vt.T).abs().sum(0)
     up = u * s
@@ -149,10 +158,9 @@ def _channels(decoder: Decoder, layer: int, feed: FeedForward, seen: dict[str, C
     (Optimal brain surgeon, Hassibi and Stork 1993, with a Kronecker-factored Fisher.)
     """
     told = seen[feed.down]
-    assert told.outputs is not None, "the pass was asked for it"
     weight = decoder.matrix(layer, feed.down)
     felt = ((told.outputs @ weight.float()) * weight.float()).sum(0)  # (channels)
-    alone = torch.cholesky_inverse(torch.linalg.cholesky(ridged(told.inputs))).diagonal().reciprocal()
+    alone = torch.cholesky_inverse(root(told.inputs)).diagonal().reciprocal()
     slope = -(told.slope * weight.float()).sum(0)
     return {"score": felt * alone.float(), "slope": slope, "moment": told.inputs, "weight": weight}
 
@@ -161,10 +169,9 @@ def _paper_channels(
     decoder: Decoder, layer: int, feed: FeedForward, seen: dict[str, Curvature]
 ) -> dict[str, Tensor]:
     """The 1-norm of H d for a channel's column, |G w_j|_1 |A e_j|_1, plus its rows', |G e_j|_1 |A w_j|_1."""
-    score, slope = torch.zeros(feed.width), torch.zeros(feed.width)
+    score, slope = torch.zeros(2, feed.width, device=decoder.matrix(layer, feed.down).device)
     for name in (feed.down, *feed.ups):
         told, weight = seen[name], decoder.matrix(layer, name).float()
-        assert told.outputs is not None, "the pass was asked for it"
         if name == feed.down:
             score += (told.outputs @ weight).abs().sum(0) * told.inputs.abs().sum(0)
             slope -= (told.slope * weight).sum(0)
@@ -175,16 +182,16 @@ def _paper_channels(
     return {"score": score, "slope": slope}
 
 
-def _groups(decoder: Decoder, layers: Sequence[int]) -> list[list[int]]:
+def _groups(decoder: Decoder, watched: Mapping[int, Sequence[str]]) -> list[dict[int, Sequence[str]]]:
     """The layers in runs whose sums fit into memory together."""
-    groups: list[list[int]] = []
+    groups: list[dict[int, Sequence[str]]] = []
     free = 0
-    for layer in layers:
-        sizes = [decoder.matrix(layer, name).shape for name in decoder.linears(layer)]
+    for layer, names in watched.items():
+        sizes = [decoder.matrix(layer, name).shape for name in names]
         need = 4 * sum(rows * rows + columns * columns + rows * columns for rows, columns in sizes)
         if need > free:
-            groups.append([])
+            groups.append({})
             free = _ROOM
-        groups[-1].append(layer)
+        groups[-1][layer] = names
         free -= need
     return groups
