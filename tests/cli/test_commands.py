@@ -53,6 +53,26 @@ def test_compress(world, here, monkeypatch, more, kept):
     assert str(world) not in "".join(path.read_text(errors="replace") for path in (here / "em").iterdir())
 
 
+def test_the_default_method_goes_the_whole_road(world, here, tokens):
+    """GradOT, profiled on the way or beforehand, to a thin middle; tuned, plugged in, exported."""
+    text, emulator, keep = ("--text", world / "text.txt"), here / "em", ("--keep", "0.5")
+    told = command("compress", world / "model", "-o", emulator, *keep, *text, "--json").json
+    assert told["method"] == "gradot"
+    assert abs(told["keep"] - 0.5) < 0.02
+    receipt = json.loads((here / "em-receipt" / "receipt.json").read_text())
+    assert [place["layer"] for place in receipt["blueprint"]] == [2, 3, 4, 5]
+    assert command("profile", world / "model", "-o", here / "pro", *text).code == 0
+    again = ("compress", world / "model", "--profile", here / "pro", "-o", here / "em-2", *keep, "--json")
+    assert command(*again).json["digest"] == told["digest"]
+    data = ("--data", world / "data.jsonl")
+    assert command("tune", emulator, *data, "-o", here / "ad", *SHORT).code == 0
+    assert command("plug", world / "model", here / "ad", "-o", here / "tuned").code == 0
+    assert not torch.equal(logits(opened(here / "tuned"), tokens), logits(opened(world / "model"), tokens))
+    assert command("export", emulator, "-o", here / "dense").code == 0
+    thin_one = Emulator.load(emulator).model
+    assert torch.allclose(logits(opened(here / "dense"), tokens), logits(thin_one, tokens), atol=1e-4)
+
+
 def test_distilling_changes_the_middle_and_nothing_else(world, here):
     command("compress", world / "model", "-o", here / "em", "--method", "uniform", "--keep", "0.5",
             "--distill", "2", "--text", world / "text.txt")  # fmt: skip

@@ -16,7 +16,12 @@ from tests.cli.test_bad_input import asked
 from tests.owner.test_profile import Slow
 
 SMALL = "--text T --blocks 16 --length 8"
-METHOD = {"uniform": "--method uniform", "crash": "--method crash --text T"}
+METHOD = {
+    "uniform": "--method uniform",
+    "crash": "--method crash --text T",
+    "gradot": "--text T",
+    "svd": "--method svd",
+}
 
 
 @pytest.fixture

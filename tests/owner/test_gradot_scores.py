@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from offsite.decoder import Decoder
-from offsite.owner.components import ridged
+from offsite.owner.components import ridged, root
 from offsite.owner.curvature import Curvature, Moment
 from offsite.owner.methods import gradot as module
 from tests.families import tiny_model
@@ -19,8 +19,8 @@ def chance(seed=0):
 
 
 def spd(n, seed):
-    root = torch.randn(n, n + 2, generator=chance(seed))
-    return root @ root.T / n
+    wide = torch.randn(n, n + 2, generator=chance(seed))
+    return wide @ wide.T / n
 
 
 def told(outputs, inputs, seed=0):
@@ -173,8 +173,31 @@ def test_states_that_are_nearly_one_in_bfloat16_can_be_factorised(monkeypatch, k
     assert all(tensor.isfinite().all() for tensor in found.values())
     assert torch.allclose(found["up"] @ found["down"], weight, atol=1e-2)
     model = tiny_model("gpt2")
-    told_of = Curvature(seen.inputs[:128, :128], spd(32, 1), torch.zeros(32, 128), common)
+    told_of = Curvature(seen.inputs[:128, :128], spd(32, 1), torch.zeros(32, 128))
     decoder = Decoder.of(model)
     channels = module._channels(decoder, 3, decoder.feed_forward(3), {"mlp.c_proj": told_of})
     assert channels["score"].isfinite().all()
     assert (channels["score"] >= 0).all()
+
+
+def test_evenly_adds_the_mean_energy_of_g_in_every_direction_and_nothing_else():
+    seen = told(6, 9)
+    evened = module._evened(seen, 2.0)
+    added = evened.outputs - seen.outputs
+    assert torch.allclose(added, 2.0 * seen.outputs.diagonal().mean() * torch.eye(6))
+    assert evened.inputs is seen.inputs
+    assert torch.equal(module._evened(seen, 0.0).outputs, seen.outputs)
+
+
+def test_the_more_evenly_the_nearer_is_the_truncation_to_that_of_the_output_alone():
+    """With G out of the way the truncation is the best for E[|d x|^2]."""
+    seen, weight = told(6, 9), torch.randn(6, 9, generator=chance(5))
+    lower = root(seen.inputs).float()
+
+    def lost(evenly):
+        found = module._ranks(weight, module._evened(seen, evenly))
+        return (((weight - found["up"][:, :3] @ found["down"][:3]) @ lower) ** 2).sum()
+
+    best = torch.linalg.svdvals(weight @ lower)[3:].square().sum()
+    assert lost(0.0) > lost(1.0) > lost(1e4)
+    assert torch.isclose(lost(1e4), best, rtol=1e-2)

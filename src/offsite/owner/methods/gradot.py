@@ -51,8 +51,8 @@ class GradOT(Method):
     components of G^1/2 W A^1/2, channels by what the others cannot mend; one price for all parameters; the
     channels that stay take over what they can."""
     evenly: float = 1.0
-    """How much of G's mean energy is added to every direction, in the form `fisher`: what the loss does not feel
-    now is kept also, for the adapter's gradients run through it once it moves."""
+    """How much of G's mean energy is added to every direction, in the form `fisher`: so what the loss hardly
+    feels now is kept too, for the adapter's gradients may run through it once it moves."""
     lambda_attention: float = 0.0
     """How much more readily goes what lowers the loss: the privacy term's weight for ranks."""
     lambda_channels: float = 0.0
