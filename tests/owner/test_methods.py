@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -34,12 +35,16 @@ def planned(request, model):
 
 
 @pytest.mark.parametrize("keep", [0.01, 0.2, 0.5, 0.7, 1.0])
-def test_a_plan_fits_the_middle_and_comes_as_near_to_the_budget_as_layers_can(planned, model, keep):
+def test_a_plan_fits_the_middle_and_comes_as_near_to_the_budget_as_it_can(planned, model, keep):
+    """Whole layers come in sixths here; ranks and channels nearer, but never quite to nothing."""
     method, profile = planned
     blueprint = method.plan(profile, keep)
     check(blueprint, SPLIT, 8)
-    whole = max(1, round(6 * keep)) / 6
-    assert keep_of(build(model, SPLIT, blueprint), model) == pytest.approx(whole)
+    kept = keep_of(build(model, SPLIT, blueprint), model)
+    if method.name in ("uniform", "crash"):
+        assert kept == pytest.approx(max(1, round(6 * keep)) / 6)
+    else:
+        assert kept < 0.25 if keep == 0.01 else kept == pytest.approx(keep, abs=0.02)
 
 
 def test_keeping_everything_is_the_lossless_blueprint(planned):
@@ -57,7 +62,7 @@ def test_a_budget_outside_0_to_1_is_refused(planned, keep):
 def test_a_method_says_its_name_and_paper():
     for name, method in METHODS.items():
         assert method.name == name
-        assert "arXiv" in method.paper
+        assert re.search(r"arXiv \d{4}\.\d{5}|\b(19|20)\d\d\b", method.paper)
 
 
 def test_the_default_is_a_method():
