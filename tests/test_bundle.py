@@ -116,8 +116,8 @@ ALTERED = {
     "a size that is not so": (entry(size=5), "truncated or altered"),
     "a negative size": (entry(size=-1), "size"),
     "a digest that is none": (entry(sha256="A" * 64), "sha256"),
-    "no card": (lambda f: (f / "card.json").unlink(), "is not a bundle: it has no card.json"),
-    "a link in place of the card": (linked_card, "is not a bundle: it has no card.json"),
+    "no card": (lambda f: (f / "card.json").unlink(), "is not a bundle, for it has no card.json"),
+    "a link in place of the card": (linked_card, "is not a bundle, for it has no card.json"),
     "a card from the future": (
         lambda f: edit_card(f, format="offsite-adapter/2"),
         "'offsite-adapter/2', where",
@@ -172,7 +172,7 @@ def test_the_digest_is_of_the_card_and_so_of_all(folder):
 
 @pytest.mark.parametrize("kind", [Adapter, Emulator])
 def test_what_is_not_there_or_no_folder_is_said_so(tmp_path, kind):
-    assert "No such path" in refusal(kind.load, tmp_path / "nothing")
+    assert "There is no" in refusal(kind.load, tmp_path / "nothing")
     (tmp_path / "file").write_text("x")
     assert "file' is not a bundle" in refusal(kind.load, tmp_path / "file")
     (tmp_path / "empty").mkdir()

@@ -184,10 +184,12 @@ def _sha256(file: Path) -> str:
 
 def _card_text(path: Path) -> str:
     if not path.exists():
-        raise UserError(f"No such path: {str(path)!r}.")
+        raise UserError(f"There is no {str(path)!r}; give the folder of a bundle.")
     file = path / CARD
     if not file.is_file() or file.is_symlink():
-        raise UserError(f"{str(path)!r} is not a bundle: it has no {CARD}.")
+        raise UserError(
+            f"{str(path)!r} is not a bundle, for it has no {CARD}; `offsite compress` and `tune` make them."
+        )
     return _text(file)
 
 
@@ -214,7 +216,8 @@ def _parse(path: Path, text: str, kind: type[_C]) -> _C:
     said = _object(path / CARD, text).get("format")
     if said != kind.kind:
         raise UserError(
-            f"{str(path)!r} says its format is {said!r:.40}, where {kind.kind!r} is understood here."
+            f"{str(path)!r} says its format is {said!r:.40}, where {kind.kind!r} is wanted; give that kind of "
+            "bundle, or install the version of offsite that made it."
         )
     try:
         return kind.model_validate_json(text)

@@ -177,7 +177,7 @@ class TestInspectAgainst:
         [
             ("inspect A --against M", "adapter' is an adapter, where"),
             ("inspect M --against M", "model' is not a bundle"),
-            ("inspect no/such --against M", "No such path: 'no/such'"),
+            ("inspect no/such --against M", "There is no 'no/such'"),
             ("inspect E --against no/such/model", "'no/such/model' is neither"),
             ("inspect E --against A", "adapter' holds no config.json"),
             ("inspect E --against X --text T", "made from another model"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 
 import pytest
 import typer
@@ -123,3 +124,9 @@ def test_a_missing_argument_is_one_sentence(name):
     (line,) = ran.err.splitlines()
     assert "Missing" in line
     assert is_sentence(line)
+
+
+def test_it_says_its_version():
+    ran = command("--version")
+    assert ran.code == 0
+    assert re.fullmatch(r"offsite \d+\.\d+\.\d+\n", ran.out)

@@ -245,7 +245,7 @@ class TestSaved:
 
 class TestRefused:
     def test_what_is_no_profile(self, tmp_path):
-        assert "No such path" in refusal(Profile.load, tmp_path / "nowhere")
+        assert "There is no" in refusal(Profile.load, tmp_path / "nowhere")
         assert "is not a profile: it has no profile.json" in refusal(Profile.load, tmp_path)
         (tmp_path / "file").write_text("mine")
         assert "is not a profile" in refusal(Profile.load, tmp_path / "file")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import signal
 import sys
+from typing import Annotated
 
 import typer
 
+from offsite import record
 from offsite.cli import (
     compare,
     compress,
@@ -32,6 +34,21 @@ app = typer.Typer(
 )
 for module in (fetch, profile, compress, inspect, tune, plug, evaluate, compare, export, doctor, demo):
     app.command(module.NAME, help=module.HELP)(module.command)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"offsite {record.versions(('offsite',))['offsite']}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """What stands before a command."""
 
 
 def main() -> None:

@@ -234,7 +234,7 @@ def _of_usage(app: typer.Typer, error: Any) -> str:
     if word is not None:
         names = [command.name or "" for command in app.registered_commands]
         return f"There is no command {word!r}; {did_you_mean(word, names)}"
-    command = f"offsite {name}" if name and name != "offsite" else "offsite"
+    command = f"offsite {name}" if name and not name.endswith("offsite") else "offsite"
     return f"{message}; `{command} --help` shows how."
 
 

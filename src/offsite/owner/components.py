@@ -161,7 +161,9 @@ def mended(weight: Tensor, moment: Tensor, kept: Tensor) -> Tensor:
 def ridged(moment: Tensor, ridge: float = _RIDGE) -> Tensor:
     """`moment` in float64 with a part of each channel's own energy added, so that it has an inverse."""
     energy = moment.diagonal().double().clamp(min=0)
-    return moment.double() + torch.diag(ridge * energy + _TINY * energy.mean() + _NOTHING)
+    raised = moment.to(torch.float64, copy=True)
+    raised.diagonal().add_(ridge * energy + _TINY * energy.mean() + _NOTHING)
+    return raised
 
 
 def root(moment: Tensor) -> Tensor:

@@ -52,8 +52,8 @@ class Moment:
 
     def matrix(self) -> Tensor:
         """The sum, symmetric; `add` no more."""
-        lower = self.total.tril_()
-        return lower + lower.tril(-1).T
+        below = self.total.tril(-1)
+        return self.total.tril_().add_(below.T)
 
 
 class _Watch:

@@ -160,7 +160,7 @@ class _Card(BaseModel):
 
 def _card(path: Path) -> _Card:
     if not path.exists():
-        raise UserError(f"No such path: {str(path)!r}.")
+        raise UserError(f"There is no {str(path)!r}; give the folder that `offsite profile` wrote.")
     file = path / CARD
     if not file.is_file():
         raise UserError(f"{str(path)!r} is not a profile: it has no {CARD}; `offsite profile` makes one.")

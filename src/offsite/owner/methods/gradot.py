@@ -122,8 +122,9 @@ class GradOT(Method):
 
 def _evened(seen: Curvature, evenly: float) -> Curvature:
     """With so many times its mean energy added to every direction of G."""
-    energy = seen.outputs.diagonal().mean()
-    return replace(seen, outputs=seen.outputs + torch.diag((evenly * energy).expand(len(seen.outputs))))
+    outputs = seen.outputs.clone()
+    outputs.diagonal().add_(evenly * outputs.diagonal().mean())
+    return replace(seen, outputs=outputs)
 
 
 def _ranks(weight: Tensor, seen: Curvature) -> dict[str, Tensor]:
