@@ -56,7 +56,7 @@ def bare(model: PreTrainedModel, split: Split, tokens: Tensor) -> None:
         for index in split.middle(len(decoder))
         for name in decoder.linears(index)
     ]
-    for batch in tokens.split(curvature._BATCH):
+    for batch in curvature.batches(tokens):
         with autocast(model):
             logits = model(batch.to(model.device), use_cache=False).logits[:, :-1].flatten(0, 1)
         labels = batch[:, 1:].flatten().to(model.device)

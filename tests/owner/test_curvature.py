@@ -77,7 +77,7 @@ def agree(model, tokens, part):
 
 
 def test_moments_and_mean_gradients_are_those_of_plain_autograd(model, float32, monkeypatch):
-    monkeypatch.setattr(module, "_BATCH", 2)
+    monkeypatch.setattr(module, "_BATCH", 12)
     agree(model, text(5, 6), 1e-4)
 
 

@@ -17,7 +17,7 @@ from offsite.errors import UserError
 from offsite.progress import track
 from offsite.training import autocast, bf16_pays
 
-_BATCH = 8  # blocks at once; bounds the states held in memory
+_BATCH = 2048  # tokens at once; bounds the states held in memory
 _BLOCK = 384  # of a symmetric matrix: what stands above the diagonal blocks is mirrored, not computed
 
 
@@ -84,13 +84,18 @@ def curvature(
     decoder = Decoder.of(model)
     chance = None if sampled is None else torch.Generator(model.device).manual_seed(sampled)
     with _frozen(model), _watching(decoder, wanted) as watched:
-        batches = [tokens[i : i + _BATCH] for i in range(0, len(tokens), _BATCH)]
-        for batch in track(batches, "Reading the text", len(batches)):
+        parts = batches(tokens)
+        for batch in track(parts, "Reading the text", len(parts)):
             _loss(model, batch.to(model.device), chance).backward()  # type: ignore[no-untyped-call]
     results = {layer: _results(watched[layer], tokens.numel()) for layer in wanted}
     for layer, told in results.items():
         _check(layer, told)
     return results
+
+
+def batches(tokens: Tensor) -> Sequence[Tensor]:
+    """The blocks of a pass, about _BATCH tokens at once."""
+    return torch.split(tokens, max(1, _BATCH // tokens.shape[1]))
 
 
 def _check(layer: int, told: Mapping[str, Curvature]) -> None:

@@ -44,7 +44,7 @@ class GradOT(Method):
 
     name: ClassVar[str] = "gradot"
     paper: ClassVar[str] = "GradOT, arXiv 2507.04455"
-    calibration: ClassVar[tuple[int, int] | None] = (64, 256)
+    calibration: ClassVar[tuple[int, int] | None] = (256, 64)  # as short as what adapters are tuned on
     form: Literal["fisher", "paper"] = "fisher"
     """`paper`: singular components of the weight itself, scored by the 1-norm of H d; the same share of all
     ranks as of all channels stays. `fisher`: scored by dT H d, the second order of the loss; singular
