@@ -61,9 +61,9 @@ class Bench:
 
     def score(self, model: PreTrainedModel, task: str) -> dict[str, float]:
         """Of the task's first questions."""
-        asked = [tasks.load(task, "test")]
+        asked = tasks.load(task, "test")
         with autocast(model):
-            return asdict(evaluate(model, self.owner.tokenizer, asked, limit=self.limit)[task])
+            return asdict(evaluate(model, self.owner.tokenizer, [asked], limit=self.limit)[asked.name])
 
     def tuned(self, emulator: Emulator, task: str, seed: int) -> Any:
         """The adapter tuned on the task's train split."""

@@ -1,0 +1,57 @@
+"""The benchmarks that README and docs name run as they stand, on a tiny model; figures are not judged."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.families import tiny_model
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def run(tmp_path, tokenizer, monkeypatch):
+    """Run one as a script, in a folder with a tiny model, questions and text."""
+    tiny_model("llama").save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    rows = [{"prompt": f"w{10 + i}", "choices": [f"w{20 + i}", "w5"], "answer": i % 2} for i in range(6)]
+    (tmp_path / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "text.txt").write_text(" ".join(f"w{3 + i * i % 120}" for i in range(40_000)))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(FOLDER)
+
+    def once(name, *words):
+        monkeypatch.setattr(sys, "argv", [name, *words])
+        runpy.run_path(str(FOLDER / name), run_name="__main__")
+
+    return once
+
+
+def test_methods_writes_each_run_once_and_a_table(run, capsys):
+    words = ["methods.py", "model", "--methods", "gradot", "gradot:form=paper", "--tasks", "asked.jsonl"]
+    words += ["--text", "text.txt", "--steps", "2", "--limit", "4", "--profiles", "profiles", "-o", "out.json"]
+    run(*words)
+    runs = json.loads(Path("out.json").read_text())["runs"]
+    assert [each["method"] for each in runs] == ["", "gradot", "gradot:form=paper"]
+    assert all(abs(each["stored"] - 0.7) < 0.02 for each in runs[1:])
+    assert "| asked.jsonl | 0.7 | gradot | 1 |" in capsys.readouterr().out
+    run(*words, "--seeds", "0", "1")
+    again = json.loads(Path("out.json").read_text())["runs"]
+    assert again[:3] == runs
+    assert len(again) == 6
+    assert "±" in capsys.readouterr().out
+
+
+def test_fidelity_writes_points_and_a_figure(run):
+    words = ["--text", "text.txt", "--blocks", "2", "--length", "16", "-o", "out.json", "--figure", "out.svg"]
+    run("fidelity.py", "model", "--methods", "svd", "uniform", "--keeps", "0.5", "0.75", *words)
+    points = json.loads(Path("out.json").read_text())["points"]
+    assert [(each["method"], each["asked"]) for each in points] == [
+        ("svd", 0.5), ("svd", 0.75), ("uniform", 0.5), ("uniform", 0.75),
+    ]  # fmt: skip
+    assert Path("out.svg").read_text().startswith("<svg")
