@@ -1,13 +1,13 @@
 """What a GradOT profile costs in time and memory, against the same pass without it.
 
-    python benchmarks/profiling.py MODEL [--blocks 64 --length 256 --repeats 3]
+    python benchmarks/profiling.py MODEL [--blocks 256 --length 64 --repeats 3]
     python benchmarks/profiling.py --wide
 
 Times, turn by turn: (a) the bare forward-backward pass over the same batches, with the gradients of the states
-and of the middle's weights; (b) the factorisations and scores alone; (c) the whole profile. The target is a
-median c / (a + b) of at most 1.3. Memory is the peak resident size over that of the loaded model. With
-`--wide`, only memory, of random llamas of 3 and 4 layers (one adapter layer at each end), 4096 wide with 11008
-channels; the target is 24 GiB. Use a quiet machine.
+and of the weights that the profile watches; (b) the factorisations and scores alone; (c) the whole profile. The
+target is a median c / (a + b) of at most 1.3. Memory is the peak resident size over that of the loaded model.
+With `--wide`, only memory, of random llamas of 3 and 4 layers (one adapter layer at each end), 4096 wide with
+11008 channels; the target is 24 GiB. Use a quiet machine.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ WIDE = {
 Figures = dict[str, Any]
 
 
-def bare(model: PreTrainedModel, split: Split, tokens: Tensor) -> None:
+def bare(model: PreTrainedModel, split: Split, tokens: Tensor, method: GradOT) -> None:
     """Forward and backward over the batches of the profile; the weights' gradients are summed, as there."""
     decoder = Decoder.of(model)
     model.requires_grad_(False)
     weights = [
         decoder.layers[index].get_submodule(name).get_parameter("weight").requires_grad_(True)
         for index in split.middle(len(decoder))
-        for name in decoder.linears(index)
+        for name in method._watched(decoder, index)
     ]
     for batch in curvature.batches(tokens):
         with autocast(model):
@@ -110,7 +110,7 @@ def compare(asked: argparse.Namespace) -> Figures:
     rounds = []
     for number in range(asked.repeats):
         took = {
-            "bare": seconds(lambda: bare(model, split, tokens)),
+            "bare": seconds(lambda: bare(model, split, tokens, method)),
             "factorisations": seconds(lambda: [method._learnt(decoder, i, seen[i]) for i in seen]),
             "profile": seconds(lambda: profile(model, split, tokens, method)),
         }
@@ -155,8 +155,8 @@ def main(asked: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("model", nargs="?", default="smollm2-135m", help="a folder or a named model")
-    parser.add_argument("--blocks", type=int, default=64)
-    parser.add_argument("--length", type=int, default=256, help="tokens in a block")
+    parser.add_argument("--blocks", type=int, default=256)
+    parser.add_argument("--length", type=int, default=64, help="tokens in a block")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--text", default="wikipedia", help="wikipedia, wikitext2 or a file")
     parser.add_argument("--form", default="fisher", choices=["fisher", "paper"])

@@ -54,7 +54,7 @@ class GradOT(Method):
     """How much of G's mean energy is added to every direction, in the form `fisher`: so what the loss hardly
     feels now is kept too, for the adapter's gradients may run through it once it moves."""
     lambda_attention: float = 0.0
-    """How much more readily goes what lowers the loss: the privacy term's weight for ranks."""
+    """The privacy term's weight for ranks: how much more readily those go that, taken out, raise the loss."""
     lambda_channels: float = 0.0
     """The same for channels."""
     ranks: float = 1.0
