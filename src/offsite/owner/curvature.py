@@ -18,7 +18,7 @@ from offsite.progress import track
 from offsite.training import autocast, bf16_pays
 
 _BATCH = 2048  # tokens at once; bounds the states held in memory
-_BLOCK = 384  # of a symmetric matrix: what stands above the diagonal blocks is mirrored, not computed
+_BLOCK = 192  # of a symmetric matrix: what stands above the diagonal blocks is mirrored, not computed
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,9 @@ class Moment:
 
     def add(self, states: Tensor) -> None:
         """Add the rows of `states` (tokens, width)."""
-        turned = states.T.contiguous()
-        for start in range(0, len(turned), _BLOCK):
-            stop = min(start + _BLOCK, len(turned))
-            self.total[start:stop, :stop] += turned[start:stop] @ states[:, :stop]
+        for start in range(0, states.shape[1], _BLOCK):
+            stop = min(start + _BLOCK, states.shape[1])
+            self.total[start:stop, :stop] += states[:, start:stop].T @ states[:, :stop]
 
     def matrix(self) -> Tensor:
         """The sum, symmetric; `add` no more."""
@@ -150,21 +149,22 @@ def _watching(decoder: Decoder, wanted: Mapping[int, Sequence[str]]) -> Iterator
 
 def _watch_layer(decoder: Decoder, layer: int, names: Sequence[str], hooks: ExitStack) -> dict[str, _Watch]:
     watched: dict[str, _Watch] = {}
-    read: list[tuple[Any, Moment]] = []  # the states last read, and where they were summed
+    read: list[tuple[Any, Tensor, Moment]] = []  # what was read last, as rows, and where it was summed
 
-    def moment(name: str, width: int, given: Tensor) -> Moment:
-        """Where `given` is summed: once for all linears that read it."""
+    def summed(name: str, width: int, given: Tensor) -> tuple[Tensor, Moment]:
+        """The rows of `given` and their sum: one for all linears that read the same."""
         if not read or read[-1][0] is not given:
             mine = watched[name].inputs if name in watched else Moment(width, given.device)
-            mine.add(_rows(given))
-            read[:] = [(given, mine)]
-        return read[-1][1]
+            rows = _rows(given)
+            mine.add(rows)
+            read[:] = [(given, rows, mine)]
+        return read[-1][1:]
 
     def hook(name: str) -> Any:
         outputs, inputs = decoder.matrix(layer, name).shape
 
         def forward(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            mine, states = moment(name, inputs, args[0]), _rows(args[0])
+            states, mine = summed(name, inputs, args[0])
             if name not in watched:
                 watched[name] = _Watch((outputs, inputs), mine, states.device)
             watch = watched[name]
