@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import uuid
@@ -87,15 +88,25 @@ def parents_of(path: Path) -> Iterator[None]:
 
 
 def _replace(path: Path, fresh: Path) -> None:
-    if not path.exists():
-        fresh.rename(path)
-        return
     aside = _beside(path)
     try:
-        path.rename(aside)
-        fresh.rename(path)
+        while not _renamed(fresh, path):
+            shutil.rmtree(aside, ignore_errors=True)  # of an earlier turn: another process writes here too
+            with suppress(FileNotFoundError):
+                path.rename(aside)
     except BaseException:
         if aside.exists() and not path.exists():
             aside.rename(path)
         raise
-    shutil.rmtree(aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _renamed(fresh: Path, path: Path) -> bool:
+    """Rename unless a folder that is not empty stands there."""
+    try:
+        fresh.rename(path)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
+        raise
+    return True
