@@ -18,10 +18,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from offsite import models, tasks
+from offsite.cli.profile import learn
 from offsite.errors import UserError
 from offsite.folders import write_text
 from offsite.owner.build import build, keep_of
@@ -31,7 +31,6 @@ from offsite.owner.methods.base import Method
 from offsite.owner.profile import Profile
 from offsite.record import record
 from offsite.split import Split
-from offsite.text import blocks
 
 Point = dict[str, Any]
 
@@ -55,17 +54,10 @@ class Owner:
             found.check_split(Split())
             method.check(found)
             return found
-        found = method.profile(self.model, Split(), self.calibration(method))
+        found = learn(method, self.model, self.tokenizer, Split(), self.text)
         if folder:
             found.save(folder, text=self.text)
         return found
-
-    def calibration(self, method: Method) -> Tensor | None:
-        """The text that `method` reads, as compress gives it."""
-        if method.calibration is None:
-            return None
-        count, length = method.calibration
-        return blocks(tasks.texts(self.text), self.tokenizer, length, count)
 
 
 def named(spec: str) -> Method:

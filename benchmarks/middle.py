@@ -22,13 +22,6 @@ from offsite.text import encode
 from offsite.training import Batch, _attention_for, answer_loss, autocast, pad
 
 
-def middle_size(emulator: Emulator) -> int:
-    """Parameters stored in the middle."""
-    decoder = Decoder.of(emulator.model)
-    tensors = [t for i in emulator.split.middle(len(decoder)) for t in decoder.tensors(i).values()]
-    return sum(tensor.numel() for tensor in {id(t): t for t in tensors}.values())
-
-
 def step(emulator: Emulator, batch: Batch) -> float:
     """Seconds of a forward and a backward pass."""
     placed = {name: tensor.to(emulator.model.device) for name, tensor in batch.items()}
@@ -65,7 +58,8 @@ def measure(asked: argparse.Namespace) -> list[dict[str, float]]:
         for batch in batches:
             for emulator, taken in zip(emulators, times, strict=True):
                 taken.append(step(emulator, batch))
-    sizes = [middle_size(emulator) for emulator in emulators]
+    decoders = [Decoder.of(emulator.model) for emulator in emulators]
+    sizes = [decoder.stored(profile.split.middle(len(decoder))) for decoder in decoders]
     return [
         {
             "keep": keep,

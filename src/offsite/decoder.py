@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -79,6 +80,11 @@ class Decoder:
     def tensors(self, index: int) -> dict[str, Tensor]:
         """The parameters and saved buffers of one layer, by their names inside the layer."""
         return dict(self.layers[index].state_dict(keep_vars=True))
+
+    def stored(self, layers: Sequence[int]) -> int:
+        """Parameters and saved buffers of the `layers`, counting once what stands in several of them."""
+        tensors = [tensor for index in layers for tensor in self.tensors(index).values()]
+        return sum(tensor.numel() for tensor in {id(tensor): tensor for tensor in tensors}.values())
 
     def linears(self, index: int) -> dict[str, bool]:
         """One layer's linear modules by name, and whether each keeps its weight transposed, (in, out)."""
@@ -215,6 +221,21 @@ def base_of(model: nn.Module) -> PreTrainedModel:
     base = unwrap()
     assert isinstance(base, PreTrainedModel)
     return base
+
+
+def longest(model: PreTrainedModel) -> int:
+    """How many tokens the model reads at the most; without end where its config does not say."""
+    said: int | None = getattr(model.config, "max_position_embeddings", None)
+    return said or sys.maxsize
+
+
+def check_length(model: PreTrainedModel, length: int) -> None:
+    """Refuse blocks of more tokens than the model reads."""
+    most = longest(model)
+    if length > most:
+        raise UserError(
+            f"Blocks of {length} tokens are longer than the {most} that the model reads; shorten them."
+        )
 
 
 def head_at(model: PreTrainedModel) -> bool:

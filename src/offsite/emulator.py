@@ -116,8 +116,10 @@ class Emulator:
         )
         split, shape_of = card.origin.split, _shape_of(declared, card.same_as)
         split.middle(len(Decoder.of(bare)))
-        reshape(bare, split, shape_of)
+        plain = not reshape(bare, split, shape_of) and card.same_as == _aliases(bare)
         _check_weights(weights, declared, bare, card.same_as)
+        if plain != (weights.name == _PLAIN):
+            raise UserError(f"{weights} has the wrong name: transformers would open it and fill in noise.")
         model = blank(config)
         reshape(model, split, shape_of)
         fill(model, bundle.load_tensors(weights), card.same_as)
@@ -126,10 +128,7 @@ class Emulator:
         tokenizer = _tokenizer(path) if "tokenizer_config.json" in card.files else None
         if bundle.tokenizer_digest(tokenizer) != card.origin.tokenizer:
             raise UserError(f"{path}: the tokenizer is not the one that the card names.")
-        emulator = cls(model, card.origin, card.method, tokenizer, digest)
-        if emulator.plain != (weights.name == _PLAIN):
-            raise UserError(f"{weights} has the wrong name: transformers would open it and fill in noise.")
-        return emulator
+        return cls(model, card.origin, card.method, tokenizer, digest)
 
 
 def is_emulator(path: Path | str) -> bool:

@@ -18,7 +18,7 @@ from offsite.data_owner.tune import TuneConfig, tune
 from offsite.emulator import Emulator
 from offsite.errors import UserError
 from offsite.folders import write_text
-from offsite.owner.build import keep_of, lossless, origin
+from offsite.owner.build import check_parent, keep_of, lossless
 from offsite.owner.plug import plug
 from offsite.report.results import ROWS
 from offsite.scoring import evaluate
@@ -49,9 +49,7 @@ def compare(model: PreTrainedModel, emulator: Emulator, experiment: Experiment, 
     """
     if emulator.tokenizer is None:
         raise UserError("The emulator came without a tokenizer, so nothing can be tuned or scored with it.")
-    here = origin(model, emulator.split, emulator.tokenizer)
-    if here.parent != emulator.origin.parent:
-        raise UserError("The emulator was made from another model than the one that it is compared with.")
+    check_parent(emulator, model)
     stages = _Stages(work, _fingerprint(emulator, experiment))
     rows: dict[str, Row] = {}
 

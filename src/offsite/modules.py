@@ -63,13 +63,13 @@ class Weight:
         return made
 
 
-def reshape(model: PreTrainedModel, split: Split, shape_of: Callable[[str], Shape | None]) -> None:
+def reshape(model: PreTrainedModel, split: Split, shape_of: Callable[[str], Shape | None]) -> bool:
     """Give the middle of `model` linears of the shapes in a file, on no device yet, as `build` would make them.
 
-    `shape_of` a tensor's full name is its shape, or None where the file holds no such tensor. Raises
-    UserError for shapes that no blueprint leads to.
+    `shape_of` a tensor's full name is its shape, or None where the file holds no such tensor. Returns whether
+    any linear changed. Raises UserError for shapes that no blueprint leads to.
     """
-    decoder = Decoder.of(model)
+    decoder, any_changed = Decoder.of(model), False
     for index in split.middle(len(decoder)):
         changed = {}
         for name, turned in decoder.linears(index).items():
@@ -78,9 +78,11 @@ def reshape(model: PreTrainedModel, split: Split, shape_of: Callable[[str], Shap
             if new is not None:
                 changed[name] = new
         if changed:
+            any_changed = True
             _check_fit(decoder, index, changed)
             for name, module in changed.items():
                 decoder.layers[index].set_submodule(name, module)
+    return any_changed
 
 
 def dense(emulated: PreTrainedModel, full: PreTrainedModel, split: Split) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -13,8 +13,6 @@ from rich.text import Text
 from offsite.cli.shell import Json, console, emit
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from offsite.emulator import Emulator
 
 NAME = "inspect"
@@ -83,15 +81,13 @@ class _Against(NamedTuple):
 
 
 def _emulator(path: Path, against: _Against | None) -> dict[str, Any]:
-    from offsite.adapter import adapter_tensors
     from offsite.decoder import Decoder
     from offsite.emulator import Emulator
 
     emulator = Emulator.load(path)
     decoder = Decoder.of(emulator.model)
     middle = emulator.split.middle(len(decoder))
-    adapter = adapter_tensors(emulator.model, emulator.split).values()
-    inside = [tensor for index in middle for tensor in decoder.tensors(index).values()]
+    inside = [id(tensor) for index in middle for tensor in decoder.tensors(index).values()]
     places = _places(emulator)
     told = {
         "kind": "emulator",
@@ -100,29 +96,19 @@ def _emulator(path: Path, against: _Against | None) -> dict[str, Any]:
         "family": emulator.model.config.model_type,
         "layers": {"bottom": emulator.split.bottom, "middle": len(middle), "top": emulator.split.top},
         "parameters": {
-            "all": _stored(emulator.model.parameters()),
-            "adapter": _stored(adapter),
-            "middle": _stored(inside),
+            "all": sum(parameter.numel() for parameter in emulator.model.parameters()),
+            "adapter": decoder.stored(list(emulator.split.adapter(len(decoder)).values())),
+            "middle": decoder.stored(middle),
         },
         "places": places,
         "reveals": [
             "the embeddings, the head and the adapter layers, as they are in the full model",
-            f"a middle of {len(middle)} places; "
-            + _middle(places, shared=len(inside) > len(_distinct(inside))),
+            f"a middle of {len(middle)} places; " + _middle(places, shared=len(inside) > len(set(inside))),
             "the method's name, the tokenizer, and a digest that recognises the full model",
         ],
     }
     owners = {"fidelity": against.fidelity(emulator)} if against else {}
     return _common(path, emulator) | told | owners
-
-
-def _distinct(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """Each once, though it may stand in several places."""
-    return list({id(tensor): tensor for tensor in tensors}.values())
-
-
-def _stored(tensors: Iterable[Tensor]) -> int:
-    return sum(tensor.numel() for tensor in _distinct(tensors))
 
 
 def _places(emulator: Emulator) -> list[Place]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from offsite.cli.shell import Force, Json, Seed, beside, console, emit, leftovers, output
-from offsite.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -71,26 +70,22 @@ def learn(
     tokenizer: PreTrainedTokenizerBase,
     split: Split,
     text: str,
-    work: Path,
+    work: Path | None = None,
     blocks: int | None = None,
     length: int | None = None,
 ) -> Profile:
-    """The profile of `model`, from so many `blocks` of `text`, going on from what is in `work`."""
+    """The profile of `model`, from so many `blocks` of `text`, going on from what is in `work`, if given."""
     from offsite import tasks
-    from offsite.decoder import Decoder
+    from offsite.decoder import Decoder, check_length, longest
     from offsite.text import blocks as cut
 
     split.middle(len(Decoder.of(model)))  # what cannot be cut is refused before any text is read
     if method.calibration is None:
         return method.profile(model, split, work=work)
-    most = getattr(model.config, "max_position_embeddings", None) or max(method.calibration[1], length or 0)
-    if length and length > most:
-        raise UserError(
-            f"Blocks of {length} tokens are longer than the {most} that the model reads; shorten them."
-        )
     count, usual = method.calibration
-    tokens = cut(tasks.texts(text), tokenizer, length or min(usual, most), blocks or count)
-    return method.profile(model, split, tokens, work)
+    length = length or min(usual, longest(model))
+    check_length(model, length)
+    return method.profile(model, split, cut(tasks.texts(text), tokenizer, length, blocks or count), work)
 
 
 def worth(work: Path) -> bool:

@@ -9,6 +9,7 @@ from offsite import bundle
 from offsite.adapter import adapter_tensors
 from offsite.decoder import Decoder, own, restack
 from offsite.emulator import Emulator
+from offsite.errors import UserError
 from offsite.modules import Weight
 from offsite.owner.blueprint import Blueprint, Place, check, everything
 from offsite.split import Split
@@ -64,9 +65,19 @@ def origin(
     return bundle.Origin(split, bundle.digest(frozen), start, bundle.tokenizer_digest(tokenizer))
 
 
+def check_parent(emulator: Emulator, model: PreTrainedModel) -> bundle.Origin:
+    """Refuse an emulator of another model than `model`, whose present origin comes back."""
+    here = origin(model, emulator.split, emulator.tokenizer)
+    if here.parent != emulator.origin.parent:
+        raise UserError("The emulator was made from another model than the one that it is compared with.")
+    return here
+
+
 def keep_of(emulator: Emulator, model: PreTrainedModel) -> float:
     """`keep` as it came out: parameters stored in the emulator's middle over those of `model`'s middle."""
-    return _stored(emulator.model, emulator.split) / _stored(model, emulator.split)
+    decoders = Decoder.of(emulator.model), Decoder.of(model)
+    ours, whole = (decoder.stored(emulator.split.middle(len(decoder))) for decoder in decoders)
+    return ours / whole
 
 
 def _changed(decoder: Decoder, place: Place) -> dict[str, Weight]:
@@ -77,18 +88,12 @@ def _changed(decoder: Decoder, place: Place) -> dict[str, Weight]:
     feed, kept = decoder.feed_forward(place.layer), torch.tensor(place.channels)
     linears = decoder.layers[place.layer]
     for name in (*feed.ups, feed.down):
-        bias = getattr(linears.get_submodule(name), "bias", None)
+        if name in changed:
+            continue
         matrix = decoder.matrix(place.layer, name)
         if name == feed.down:
-            weight = Weight((matrix[:, kept],), bias)
-        else:
-            rows = feed.rows(name, kept)
-            weight = Weight((matrix[rows],), None if bias is None else bias[rows])
-        changed.setdefault(name, weight)
+            changed[name] = Weight((matrix[:, kept],))
+            continue
+        rows, bias = feed.rows(name, kept), getattr(linears.get_submodule(name), "bias", None)
+        changed[name] = Weight((matrix[rows],), None if bias is None else bias[rows])
     return changed
-
-
-def _stored(model: PreTrainedModel, split: Split) -> int:
-    decoder = Decoder.of(model)
-    tensors = [t for i in split.middle(len(decoder)) for t in decoder.tensors(i).values()]
-    return sum(tensor.numel() for tensor in {id(t): t for t in tensors}.values())

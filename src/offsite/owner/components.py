@@ -152,9 +152,8 @@ def mended(weight: Tensor, moment: Tensor, kept: Tensor) -> Tensor:
 
     `moment` is E[x xT] of what the weight reads (in, in): W A_K (A_KK + ridge)^-1, with A_K the columns kept.
     """
-    among = ridged(moment)[kept][:, kept]
-    target = weight.double() @ ridged(moment)[:, kept]
-    solved: Tensor = torch.linalg.solve(among, target.T).T
+    columns = ridged(moment)[:, kept]
+    solved: Tensor = torch.linalg.solve(columns[kept], (weight.double() @ columns).T).T
     return solved.to(weight.dtype)
 
 

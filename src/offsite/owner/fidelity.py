@@ -15,10 +15,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from offsite import bundle
 from offsite.adapter import adapter_tensors
-from offsite.decoder import Decoder
+from offsite.decoder import Decoder, check_length
 from offsite.emulator import Emulator
 from offsite.errors import UserError
-from offsite.owner.build import origin
+from offsite.owner.build import check_parent
 from offsite.progress import Advance, bar
 from offsite.split import Split
 from offsite.text import blocks
@@ -93,17 +93,11 @@ def _check_tokens(model: PreTrainedModel, tokens: Tensor) -> None:
         raise UserError(
             f"{count} blocks of {length} tokens hold nothing to predict; give 1 or more of 2 or more."
         )
-    most = getattr(model.config, "max_position_embeddings", None) or length
-    if length > most:
-        raise UserError(
-            f"Blocks of {length} tokens are longer than the {most} that the model reads; shorten them."
-        )
+    check_length(model, length)
 
 
 def _check_same(emulator: Emulator, model: PreTrainedModel) -> None:
-    here = origin(model, emulator.split)
-    if here.parent != emulator.origin.parent:
-        raise UserError("The emulator was made from another model than the one that it is compared with.")
+    here = check_parent(emulator, model)
     if here.start != bundle.digest(adapter_tensors(emulator.model, emulator.split)):
         raise UserError(
             "The emulator's adapter layers are not the model's any more, so their gradients differ for more "

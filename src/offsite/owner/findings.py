@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,11 @@ class Findings(Mapping[str, Tensor]):
             write_text(self.folder / _MARK, self._mark)
         _save(ready, self._file(part))
 
+    def lacking(self, layers: Iterable[int]) -> list[int]:
+        """The `layers` of which there is no part yet."""
+        there = self.parts
+        return [layer for layer in layers if str(layer) not in there]
+
     @property
     def parts(self) -> set[str]:
         """The parts that are there, and whole."""
@@ -75,11 +80,15 @@ class Findings(Mapping[str, Tensor]):
 
     def __getitem__(self, key: str) -> Tensor:
         part, _, name = key.partition("/")
-        if name not in self._names(part):
+        if part not in self.parts:
             raise KeyError(key)
         if self.folder is None:
+            if name not in self._held[part]:
+                raise KeyError(key)
             return self._held[part][name]
         with _opened(self._file(part)) as file:
+            if name not in file.keys():  # noqa: SIM118 - not a dict
+                raise KeyError(key)
             tensor: Tensor = file.get_tensor(name)
         return tensor
 

@@ -66,7 +66,7 @@ class GradOT(Method):
         """Watch the layers in groups that fit into memory, then factorise and score each."""
         assert tokens is not None, "calibration asks for tokens"
         decoder = Decoder.of(model)
-        missing = [i for i in split.middle(len(decoder)) if str(i) not in findings.parts]
+        missing = findings.lacking(split.middle(len(decoder)))
         sampled = 0 if self.labels == "sampled" else None
         for group in _groups(decoder, {i: self._watched(decoder, i) for i in missing}):
             found = curvature(model, group, tokens, sampled=sampled)

@@ -29,7 +29,7 @@ class SVD(Method):
     def learn(self, model: PreTrainedModel, split: Split, tokens: Tensor | None, findings: Findings) -> None:
         """Factorise the attention of each layer and measure its channels."""
         decoder = Decoder.of(model)
-        missing = [i for i in split.middle(len(decoder)) if str(i) not in findings.parts]
+        missing = findings.lacking(split.middle(len(decoder)))
         for layer in track(missing, "Factorising", len(missing)):
             found = sizes_of(decoder, layer)
             for name in decoder.attention(layer):
