@@ -46,8 +46,8 @@ class Owner:
 
     def profile(self, method: Method) -> Profile:
         """From the folder of profiles if it is there, else made now (and kept there)."""
-        form = method.knobs.get("form", "")
-        folder = self.profiles and self.profiles / f"{method.name}{form and '-'}{form}"
+        apart = [str(method.knobs[knob]) for knob in ("form", "norm", "seed") if knob in method.knobs]
+        folder = self.profiles and self.profiles / "-".join([method.name, *apart])
         if folder and folder.exists():
             found = Profile.load(folder)
             found.check_model(self.model)
@@ -61,7 +61,7 @@ class Owner:
 
 
 def named(spec: str) -> Method:
-    """The method of a word such as `gradot:form=paper,channels=true`."""
+    """The method of a word such as `gradot:form=paper,evenly=0`."""
     name, _, knobs = spec.partition(":")
     return method_named(name, [knob for knob in knobs.split(",") if knob])
 

@@ -4,7 +4,9 @@ r"""Methods on equal budgets: the five rows for each method, budget and seed, as
         --tasks arc_easy --seeds 0 1 2 --limit 300 --profiles profiles -o docs/methods.json
 
 Zero-shot and fine-tuned are computed once for a task and seed. Each result is written as soon as it is there;
-run again, only what lacks is computed, and the table is made of all that is in the file.
+run again, only what lacks is computed, and the table is made of all that is in the file. A method is a word
+such as `gradot:form=paper`, a chain such as `scaleot:alpha=0.25,beta=1+gradot`, or an emulator distilled for so
+many steps, as `uniform~200`.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import json
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +28,14 @@ from offsite.data_owner.tune import TuneConfig, tune
 from offsite.emulator import Emulator
 from offsite.folders import write_text
 from offsite.owner.build import build, keep_of, lossless
+from offsite.owner.distill import DistillConfig, distill
 from offsite.owner.methods.base import Method
 from offsite.owner.plug import plug
+from offsite.owner.stages import plan
 from offsite.record import record
 from offsite.scoring import evaluate
 from offsite.split import Split
+from offsite.text import blocks
 from offsite.training import autocast
 
 Run = dict[str, Any]
@@ -80,15 +85,36 @@ class Bench:
 
         return self.once({"method": "", "task": task, "seed": seed}, make)
 
-    def method(self, name: str, method: Method, keep: float, task: str, seed: int) -> Run:
+    def emulator(self, spec: str, keep: float, seed: int) -> Emulator:
+        """Of a chain of methods; distilled where it ends in `~STEPS`."""
+        chain, _, steps = spec.partition("~")
+        methods = [_seeded(named(word), seed) for word in chain.split("+")]
+        blueprint = plan([(method, self.owner.profile(method)) for method in methods], keep)
+        name = "+".join(method.name for method in methods)
+        made = build(self.owner.model, Split(), blueprint, method=name, tokenizer=self.owner.tokenizer)
+        if steps:
+            self._distill(made, int(steps), f"{chain}-{keep}-{steps}")
+        return made
+
+    def _distill(self, emulator: Emulator, steps: int, name: str) -> None:
+        """In place; a distilled middle is kept beside the profiles."""
+        config = DistillConfig(steps=steps)
+        texts = tasks.texts(self.owner.text)
+        tokens = blocks(texts, self.owner.tokenizer, config.length, steps * config.batch_size)
+        home = self.owner.profiles or self.file.parent
+        saved = home / f"distilled-{name}"
+        if saved.exists():
+            emulator.model = Emulator.load(saved).model
+            return
+        distill(emulator, self.owner.model, tokens, config, work=home / f".distilling-{name}", resume=True)
+        emulator.save(saved)
+
+    def method(self, name: str, keep: float, task: str, seed: int) -> Run:
         """The three rows of one emulator."""
 
         def make() -> Run:
-            blueprint = method.plan(self.owner.profile(method), keep)
-            emulator = build(
-                self.owner.model, Split(), blueprint, method=method.name, tokenizer=self.owner.tokenizer
-            )
-            rows = {"stored": keep_of(emulator, self.owner.model)}
+            emulator = self.emulator(name, keep, seed)
+            rows: Run = {"stored": keep_of(emulator, self.owner.model)}
             rows["emulator_zero_shot"] = self.score(emulator.model, task)
             adapter = self.tuned(emulator, task, seed)
             rows["emulator_tuned"] = self.score(emulator.model, task)
@@ -98,6 +124,11 @@ class Bench:
             return rows
 
         return self.once({"method": name, "keep": keep, "task": task, "seed": seed}, make)
+
+
+def _seeded(method: Method, seed: int) -> Method:
+    """A method that trains has the run's seed, unless its word says another."""
+    return replace(method, seed=seed) if method.knobs.get("seed") == 0 else method
 
 
 def table(runs: Sequence[Run]) -> str:
@@ -155,13 +186,14 @@ def main() -> None:
     args = parser.parse_args()
     owner = Owner(*models.load(args.model), args.text, args.profiles)
     bench = Bench(owner, args.output, args.steps, args.limit)
-    chosen = {name: named(name) for name in args.methods}
+    for name in args.methods:
+        [named(word) for word in name.partition("~")[0].split("+")]  # what is misspelt is refused at once
     for seed in args.seeds:
         for task in args.tasks:
             bench.ends(task, seed)
             for keep in args.keeps:
-                for name, method in chosen.items():
-                    bench.method(name, method, keep, task, seed)
+                for name in args.methods:
+                    bench.method(name, keep, task, seed)
                     print(table(bench.runs()), flush=True)
 
 

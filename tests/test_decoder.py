@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 import transformers as t
 
 import offsite
-from offsite.decoder import Decoder, own, reduced_config, restack, skeleton
+from offsite.decoder import Decoder, StandIns, own, reduced_config, restack, skeleton
 from offsite.errors import UserError
 from tests.families import tiny_model
 
@@ -152,6 +153,70 @@ def test_experts_are_no_plain_feed_forward(kind):
     decoder = Decoder.of(t.AutoModelForCausalLM.from_config(config))
     with pytest.raises(UserError, match=f"Layer 1 of this '{kind}' model has no plain feed-forward"):
         decoder.feed_forward(1)
+
+
+FUNCTIONS = {3: lambda states: 0.5 * states, 4: lambda states: states.flip(-1), 6: torch.tanh}
+
+
+def replaced(model, functions):
+    """`model`, with each of the functions put for what the layer of its index gives, whatever that is."""
+
+    def put(function):
+        def hook(_, args, output):
+            return (function(args[0]), *output[1:]) if isinstance(output, tuple) else function(args[0])
+
+        return hook
+
+    model = copy.deepcopy(model)
+    for index, function in functions.items():
+        Decoder.of(model).layers[index].register_forward_hook(put(function))
+    return model
+
+
+class TestStandIns:
+    def test_they_are_their_layers_replaced_by_hand(self, model, tokens):
+        whole, wanted = logits(model, tokens), logits(replaced(model, FUNCTIONS), tokens)
+        with StandIns(model).within(FUNCTIONS):
+            assert torch.equal(logits(model, tokens), wanted)
+        assert not torch.allclose(wanted, whole)
+        assert torch.equal(logits(model, tokens), whole)
+
+    def test_a_layer_that_another_stands_for_rests(self, model, tokens):
+        short = restack(model, [0, 1, 3, 5, 7])
+        whole, stands = logits(short, tokens), StandIns(model)
+        for index in (2, 4, 6):
+            for tensor in Decoder.of(model).tensors(index).values():
+                tensor.data.fill_(float("nan"))
+        with stands.within(dict.fromkeys((2, 4, 6), torch.clone)):
+            assert torch.equal(logits(model, tokens), whole)
+
+    def test_afterwards_the_model_is_as_it_was_also_after_an_exception(self, model, tokens):
+        def fail(states):
+            raise KeyboardInterrupt
+
+        whole, stands, layers = logits(model, tokens), StandIns(model), Decoder.of(model).layers
+        with pytest.raises(KeyboardInterrupt), stands.within(FUNCTIONS | {5: fail}):
+            logits(model, tokens)
+        assert not any("forward" in vars(layer) or layer._forward_hooks for layer in layers)
+        assert torch.equal(logits(model, tokens), whole)
+
+    def test_one_mixture_after_another_is_each_its_own(self, llama, tokens):
+        stands, halves = (
+            StandIns(llama),
+            [dict(list(FUNCTIONS.items())[part]) for part in (slice(2), slice(2, 3))],
+        )
+        for functions in halves:
+            with stands.within(functions):
+                assert torch.equal(
+                    logits(llama, tokens), logits(replaced(tiny_model("llama"), functions), tokens)
+                )
+
+    @pytest.mark.parametrize("family", ["llama", "bloom"])
+    def test_a_gradient_flows_through_them(self, model, tokens):
+        scale = torch.ones((), requires_grad=True)
+        with StandIns(model).within({3: lambda states: scale * states}):
+            model(tokens).logits.square().mean().backward()
+        assert scale.grad != 0
 
 
 def test_no_other_file_knows_the_layout():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import transformers as t
@@ -11,6 +13,7 @@ from offsite.data_owner.tune import TuneConfig, tune
 from offsite.decoder import Decoder
 from offsite.emulator import Emulator
 from offsite.errors import UserError
+from offsite.harmonizers import hung
 from offsite.modules import Weight
 from offsite.owner.blueprint import Place
 from offsite.owner.build import build, lossless
@@ -21,7 +24,12 @@ from offsite.text import Example, Piece
 SPLIT = Split(2, 2)
 DROP = tuple(map(Place, (2, 4)))
 SHARE = tuple(map(Place, (2, 2, 4, 4)))
-BLUEPRINTS = {"drop": lambda model: DROP, "share": lambda model: SHARE, "thin": lambda model: thin(model)}
+BLUEPRINTS = {
+    "drop": lambda model: DROP,
+    "share": lambda model: SHARE,
+    "thin": lambda model: thin(model),
+    "harmonized": lambda model: harmonized(),
+}
 EXAMPLES = [
     Example((Piece(f"w{10 + i} w{20 + i} w{30 + i}", False), Piece(f" w{40 + i} w{50 + i}", True)))
     for i in range(24)
@@ -44,6 +52,19 @@ def thin(model):
         Place(i, (0, 3, 4, 11 + i), {name: factors(i, name) for name in decoder.attention(i)})
         for i in SPLIT.middle(len(decoder))
     )
+
+
+def harmonized(up=0.1):
+    """The layers of DROP, and random harmonizers of rank 3 at either end of the middle and, two, within it."""
+    made = torch.Generator().manual_seed(0)
+
+    def stand_in(layer):
+        return Place(layer, harmonizer=Weight((up * random(32, 3), random(3, 32) / 6)))
+
+    def random(*size):
+        return torch.randn(*size, generator=made)
+
+    return (stand_in(3), DROP[0], stand_in(3), stand_in(5), DROP[1], stand_in(5))
 
 
 @pytest.fixture(params=sorted(BLUEPRINTS))
@@ -100,11 +121,12 @@ def test_generation_with_cache_equals_generation_without(model, tokens, blueprin
     assert torch.equal(cached, emulated.generate(tokens, use_cache=False, **kwargs))
 
 
+@pytest.mark.parametrize("blueprint", ["drop", "harmonized"], indirect=True)
 @pytest.mark.parametrize("rank", [None, 2], ids=["whole", "lora"])
-def test_the_whole_road(model, tokens, tmp_path, tokenizer, rank):
+def test_the_whole_road(model, tmp_path, tokenizer, blueprint, rank):
     """Build and tune leave the model alone; tune changes just the adapter; plugging back restores."""
     before = state(model)
-    emulator = build(model, SPLIT, DROP, tokenizer=tokenizer)
+    emulator = build(model, SPLIT, blueprint, tokenizer=tokenizer)
     emulator.save(tmp_path / "emulator")
     untuned = state(emulator.model)
     config = TuneConfig(**{**vars(QUICK), "lora_rank": rank})
@@ -136,7 +158,7 @@ def test_an_untuned_adapter_changes_nothing(model):
     assert same(state(model), before)
 
 
-@pytest.mark.parametrize("blueprint", [DROP, SHARE], ids=["drop", "share"])
+@pytest.mark.parametrize("blueprint", ["drop", "share", "harmonized"], indirect=True)
 def test_no_dropped_layer_is_in_a_bundle(model, tmp_path, blueprint):
     sent = sent_bytes(build(model, SPLIT, blueprint), tmp_path)
     decoder = Decoder.of(model)
@@ -157,6 +179,53 @@ def test_no_pruned_or_factored_matrix_is_in_a_bundle(model, tmp_path):
 def sent_bytes(emulator, tmp_path):
     emulator.save(tmp_path / "emulator")
     return next((tmp_path / "emulator").glob("*.safetensors")).read_bytes()
+
+
+def test_harmonizers_with_nothing_to_add_are_their_layers_dropped(model, tokens):
+    silent, dropped = (build(model, SPLIT, blueprint).model for blueprint in (harmonized(up=0), DROP))
+    assert torch.equal(logits(silent, tokens), logits(dropped, tokens))
+    assert not torch.allclose(logits(build(model, SPLIT, harmonized()).model, tokens), logits(dropped, tokens))
+
+
+def test_harmonizers_at_the_ends_of_the_middle_are_in_its_states(model, tokens):
+    """What distilling and every measure of the middle reads, with the harmonizers applied by hand."""
+    first, *between, last = harmonized()
+    whole = build(model, SPLIT, harmonized()).model
+    states, entered = states_of(whole, tokens), states_of(model, tokens)
+    bare = states_of(build(model, SPLIT, (first, *between)).model, tokens)
+    start, stop = SPLIT.bottom, len(Decoder.of(whole)) - SPLIT.top
+    assert torch.allclose(states[start], by_hand(first, entered[start]), atol=1e-5)
+    assert torch.allclose(states[stop], by_hand(last, bare[stop]), atol=1e-5)
+    assert not torch.allclose(states[stop], bare[stop], atol=1e-2)
+
+
+def states_of(model, tokens):
+    with torch.no_grad():
+        return model(tokens, output_hidden_states=True, use_cache=False).hidden_states
+
+
+def by_hand(place, states):
+    up, down = place.harmonizer.matrices
+    size = states.square().mean(-1, keepdim=True).sqrt()
+    return states + (states / size @ down.T).clamp(min=0) @ up.T
+
+
+def test_a_copy_of_a_harmonized_emulator_is_one_and_its_own(model, tokens):
+    original = build(model, SPLIT, harmonized()).model
+    before, twin = logits(original, tokens), copy.deepcopy(original)
+    assert torch.equal(logits(twin, tokens), before)
+    for tensor in hung(twin).values():
+        tensor.data.zero_()
+    assert torch.equal(logits(twin, tokens), logits(build(model, SPLIT, DROP).model, tokens))
+    assert torch.equal(logits(original, tokens), before)
+
+
+def test_a_harmonized_emulator_is_not_plain_and_not_exported(model, tmp_path):
+    emulator = build(model, SPLIT, harmonized())
+    assert not emulator.plain
+    with pytest.raises(UserError, match=r"^The emulator has harmonizers, which no plain .*\.load\.$"):
+        emulator.export(tmp_path / "dense")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_thin_emulator_exported_is_the_same_model_in_transformers_alone(model, tokens, tmp_path):

@@ -10,7 +10,8 @@ from __future__ import annotations
 import copy
 import inspect
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -180,6 +181,38 @@ def own(model: PreTrainedModel, names: Sequence[str]) -> None:
     for name, old in state.items():  # every name of a copied tensor, also those not asked for
         if id(old) in copies:
             _set(model, name, copies[id(old)])
+
+
+class StandIns:
+    """Lets functions stand for layers of a model in passes without a KV cache."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.layers = Decoder.of(model).layers
+        found: list[bool] = []
+        handle = self.layers[0].register_forward_hook(
+            lambda _, __, output: found.append(isinstance(output, tuple))
+        )
+        with torch.no_grad():  # only running a layer tells whether it gives more than the hidden states
+            model(torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=False)
+        handle.remove()
+        self._tuples = found[0]
+
+    @contextmanager
+    def within(self, functions: Mapping[int, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+        """Within, each of the functions, of the hidden states, stands for the layer of its index."""
+        for index, function in functions.items():
+            self.layers[index].forward = self._forward(function)
+        try:
+            yield
+        finally:
+            for index in functions:
+                del self.layers[index].forward
+
+    def _forward(self, function: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
+        def forward(states: Tensor, *_: Any, **__: Any) -> Any:
+            return (function(states), None) if self._tuples else function(states)
+
+        return forward
 
 
 def reduced_config(config: PretrainedConfig, order: Sequence[int]) -> PretrainedConfig:

@@ -15,6 +15,7 @@ from offsite import bundle, checkpoint
 from offsite.decoder import Decoder, blank, fill, skeleton
 from offsite.errors import UserError, brief
 from offsite.folders import staged
+from offsite.harmonizers import hung, is_hung, rehang
 from offsite.modules import dense, reshape
 from offsite.split import Split
 from offsite.stranger import from_stranger
@@ -41,6 +42,7 @@ _FILES = _TOKENIZER | {"config.json", _GENERATION, _PLAIN, _NATIVE}
 
 
 _KIND = "offsite-emulator/"
+_ShapeOf = Callable[[str], tuple[int, ...] | None]
 
 
 class EmulatorCard(bundle.Card):
@@ -96,7 +98,15 @@ class Emulator:
         return self.digest
 
     def export(self, path: Path | str) -> None:
-        """Write a plain transformers checkpoint: every place in full, shared or factored as it may be."""
+        """Write a plain transformers checkpoint: every place in full, shared or factored as it may be.
+
+        Raises UserError for an emulator with harmonizers, which no transformers model has.
+        """
+        if hung(self.model):
+            raise UserError(
+                "The emulator has harmonizers, which no plain transformers checkpoint can hold; "
+                "it opens with offsite.Emulator.load."
+            )
         same_as = {} if not self.plain else _aliases(self.model)
         state = dense(self.model, skeleton(self.model.config), self.split)
         tensors = {k: v.clone() for k, v in state.items() if k not in same_as}
@@ -116,12 +126,13 @@ class Emulator:
         )
         split, shape_of = card.origin.split, _shape_of(declared, card.same_as)
         split.middle(len(Decoder.of(bare)))
-        plain = not reshape(bare, split, shape_of) and card.same_as == _aliases(bare)
+        _check_aliases(weights, card.same_as)
+        plain = not _altered(bare, split, shape_of) and card.same_as == _aliases(bare)
         _check_weights(weights, declared, bare, card.same_as)
         if plain != (weights.name == _PLAIN):
             raise UserError(f"{weights} has the wrong name: transformers would open it and fill in noise.")
         model = blank(config)
-        reshape(model, split, shape_of)
+        _altered(model, split, shape_of)
         fill(model, bundle.load_tensors(weights), card.same_as)
         if _GENERATION in card.files:
             model.generation_config = _generation(path)
@@ -137,6 +148,12 @@ def is_emulator(path: Path | str) -> bool:
     return card.is_file() and _KIND in card.read_text(encoding="utf-8", errors="replace")
 
 
+def _altered(model: PreTrainedModel, split: Split, shape_of: _ShapeOf) -> bool:
+    """Give `model` the modules that the stored shapes call for; whether any is not transformers' own."""
+    thinner, harmonized = reshape(model, split, shape_of), rehang(model, split, shape_of)
+    return thinner or harmonized
+
+
 def _aliases(model: PreTrainedModel) -> dict[str, str]:
     """Every name whose tensor already stands under an earlier one."""
     first: dict[int, str] = {}
@@ -148,9 +165,7 @@ def _shapes(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
-def _shape_of(
-    declared: Mapping[str, bundle.Header], same_as: Mapping[str, str]
-) -> Callable[[str], tuple[int, ...] | None]:
+def _shape_of(declared: Mapping[str, bundle.Header], same_as: Mapping[str, str]) -> _ShapeOf:
     def shape(name: str) -> tuple[int, ...] | None:
         header = declared.get(same_as.get(name, name))
         return header and header[1]
@@ -164,6 +179,16 @@ def _check_files(whose: str, names: Collection[str]) -> None:
             raise UserError(f"{whose} brings a file {name!r:.80}, which no emulator may hold.")
     if (_PLAIN in names) == (_NATIVE in names) or "config.json" not in names:
         raise UserError(f"{whose} lacks a file: an emulator has config.json and {_PLAIN} or {_NATIVE}.")
+
+
+def _check_aliases(file: Path, same_as: Mapping[str, str]) -> None:
+    """Refuse harmonizers that share a matrix: no blueprint leads to them, and names alone could make many."""
+    for name, source in same_as.items():
+        if is_hung(name) or is_hung(source):
+            raise UserError(
+                f"{file}: {name!r:.80} is said to be the same as {source!r:.80}, but no harmonizer shares "
+                "its matrices."
+            )
 
 
 def _check_weights(

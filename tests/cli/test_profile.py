@@ -10,6 +10,7 @@ import pytest
 from offsite.cli.profile import DEFAULT as SAID
 from offsite.owner import methods
 from offsite.owner.methods import METHODS
+from offsite.owner.methods.scaleot import ScaleOT
 from offsite.owner.profile import Profile
 from tests.cli.conftest import command, listing, refused
 from tests.cli.test_bad_input import asked
@@ -21,6 +22,8 @@ METHOD = {
     "crash": "--method crash --text T",
     "gradot": "--text T",
     "svd": "--method svd",
+    "scaleot": "--method scaleot --text T --set steps=4 --set rank=4 --seed 3",
+    "src": "--method src --text T",
 }
 
 
@@ -31,6 +34,14 @@ def slow(monkeypatch):
     monkeypatch.setattr(Slow, "stop", None)
     monkeypatch.setitem(METHODS, "slow", Slow)
     return Slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_training():
+    """Scaleot's default is more text than the world has, and nothing here hangs on how much it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ScaleOT, "calibration", (64, 16))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +91,8 @@ def test_for_machines(world, here):
 @pytest.mark.parametrize("keep", ["0.3", "0.7"])
 def test_an_emulator_is_the_same_with_a_profile_and_without(world, here, profiles, name, keep):
     line = f"compress M -o O --json --keep {keep} "
+    if name == "scaleot":
+        assert (profiles / name / "report.html").is_file()
     without = command(*asked(line + METHOD[name], world, here / "without")).json
     planned = command(*asked(line, world, here / "with"), "--profile", profiles / name).json
     assert planned["digest"] == without["digest"]
@@ -130,6 +143,55 @@ def test_an_output_stays_apart_from_the_profile(world, here, profiles):
     for out in (own, own / "em"):
         said = refused(here, "compress", world / "model", "-o", out, "--profile", own, "--force")
         assert "overlap; name an output apart from it" in said
+
+
+def test_alpha_and_beta_plan_anew_from_one_profile(world, here, profiles):
+    stored = {}
+    for alpha, beta in ((0.0, 1.0), (0.25, 0.8), (0.5, 0.2)):
+        line = asked(f"compress M -o O --json --force --alpha {alpha} --beta {beta}", world, here / "em")
+        stored[alpha] = command(*line, "--profile", profiles / "scaleot").json["keep"]
+        places = json.loads((here / "em-receipt" / "receipt.json").read_text())["blueprint"]
+        assert sum("harmonizer" in place for place in places) == round(4 * alpha)
+        assert any("ranks" in place for place in places) == (beta == 0.2)  # the others are stored dense
+    assert stored[0.0] == 1.0
+    assert stored[0.25] > stored[0.5]
+
+
+class TestChains:
+    def test_are_named_by_their_methods_or_by_their_profiles(self, world, here, profiles):
+        own = [word for name in ("scaleot", "gradot") for word in ("--profile", profiles / name)]
+        line = asked("compress M -o O --json --keep 0.4 --beta 1", world, here / "planned")
+        planned = command(*line, *own).json
+        assert planned["method"] == "scaleot+gradot"
+        assert planned["keep"] == pytest.approx(0.4, abs=0.05)
+        line = asked("compress M -o O --json --keep 0.4 --beta 1 --method scaleot+gradot --text T --seed 3 "
+                     "--set steps=4 --set rank=4", world, here / "learnt")  # fmt: skip
+        assert command(*line).json["digest"] == planned["digest"]
+        assert names(here) == ["learnt", "learnt-receipt", "planned", "planned-receipt", "thesis"]
+
+    @pytest.mark.parametrize(
+        ("more", "why"),
+        [
+            ("--method scaleot+gradto", "There is no method 'gradto'; did you mean 'gradot'?"),
+            ("--method scaleot+", "There is no method ''"),
+            ("--method gradot+uniform", "'uniform' drops layers itself"),
+            ("--method uniform+src --set bta=1", "None of the methods uniform, src has a knob 'bta'"),
+            ("--alpha 0.5", "has no knob 'alpha'"),
+            ("--method src --beta 0", "beta is the share of attention's rank"),
+        ],
+    )
+    def test_that_make_no_sense_are_refused(self, world, here, more, why):
+        assert why in refused(here, *asked(f"compress M -o O --text T {more}", world, here / "out"))
+
+    def test_that_is_interrupted_goes_on(self, world, here, slow):
+        line = asked("compress M -o O --method slow+src --text T", world, here / "out")
+        slow.stop = 4
+        assert command(*line).code == 130
+        assert names(here) == [".out.profiling", "thesis"]
+        slow.stop = None
+        assert command(*line).code == 0
+        assert slow.learnt == [2, 3, 4, 5]
+        assert names(here) == ["out", "out-receipt", "thesis"]
 
 
 class TestInterrupted:

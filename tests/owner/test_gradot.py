@@ -8,6 +8,7 @@ import transformers as t
 
 from offsite.decoder import Decoder
 from offsite.errors import UserError
+from offsite.owner import factors
 from offsite.owner.blueprint import everything
 from offsite.owner.build import build, keep_of, lossless
 from offsite.owner.components import candidates
@@ -75,7 +76,7 @@ def same(one, other):
 def test_stopped_between_layers_it_goes_on_to_the_same_end(llama, tmp_path, monkeypatch, knobs, room):
     method = GradOT(**knobs)
     undisturbed = method.profile(llama, SPLIT, TOKENS).findings
-    monkeypatch.setattr(module, "_ROOM", room)
+    monkeypatch.setattr(factors, "_ROOM", room)
     learnt, real = [], Findings.put
 
     def stopping(self, part, tensors):
@@ -105,7 +106,7 @@ def test_the_text_is_read_once_where_the_sums_fit_into_memory(llama, monkeypatch
     GradOT().profile(llama, SPLIT, TOKENS)
     assert passes == [[1, 2, 3, 4, 5, 6]]
     passes.clear()
-    monkeypatch.setattr(module, "_ROOM", 1)
+    monkeypatch.setattr(factors, "_ROOM", 1)
     GradOT().profile(llama, SPLIT, TOKENS)
     assert passes == [[1], [2], [3], [4], [5], [6]]
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from offsite.decoder import Decoder
+from offsite.owner import factors
 from offsite.owner.components import ridged, root
 from offsite.owner.curvature import Curvature, Moment
 from offsite.owner.methods import gradot as module
@@ -88,7 +89,7 @@ class TestFisherScores:
     def ranks(self, request):
         """A weight, what the pass told of it with the ridge in float64, and its components."""
         weight, seen = torch.randn(*request.param, generator=chance(5)), told(*request.param)
-        return weight, ridged(seen.outputs), ridged(seen.inputs), module._ranks(weight, seen), seen
+        return weight, ridged(seen.outputs), ridged(seen.inputs), factors.fisher_ranks(weight, seen), seen
 
     def test_a_ranks_is_what_the_loss_feels_of_its_removal(self, ranks):
         _, g, a, found, seen = ranks
@@ -169,7 +170,7 @@ def test_states_that_are_nearly_one_in_bfloat16_can_be_factorised(monkeypatch, k
         moment.add((huge * common + torch.randn(512, 768, generator=made)).bfloat16())
     weight = torch.randn(5, 768, generator=made)
     seen = Curvature(moment.matrix() / 2048, spd(5, 1), weight)
-    found = module._ranks(weight, seen)
+    found = factors.fisher_ranks(weight, seen)
     assert all(tensor.isfinite().all() for tensor in found.values())
     assert torch.allclose(found["up"] @ found["down"], weight, atol=1e-2)
     model = tiny_model("gpt2")
@@ -182,11 +183,11 @@ def test_states_that_are_nearly_one_in_bfloat16_can_be_factorised(monkeypatch, k
 
 def test_evenly_adds_the_mean_energy_of_g_in_every_direction_and_nothing_else():
     seen = told(6, 9)
-    evened = module._evened(seen, 2.0)
+    evened = factors.evened(seen, 2.0)
     added = evened.outputs - seen.outputs
     assert torch.allclose(added, 2.0 * seen.outputs.diagonal().mean() * torch.eye(6))
     assert evened.inputs is seen.inputs
-    assert torch.equal(module._evened(seen, 0.0).outputs, seen.outputs)
+    assert torch.equal(factors.evened(seen, 0.0).outputs, seen.outputs)
 
 
 def test_the_more_evenly_the_nearer_is_the_truncation_to_that_of_the_output_alone():
@@ -195,7 +196,7 @@ def test_the_more_evenly_the_nearer_is_the_truncation_to_that_of_the_output_alon
     lower = root(seen.inputs).float()
 
     def lost(evenly):
-        found = module._ranks(weight, module._evened(seen, evenly))
+        found = factors.fisher_ranks(weight, factors.evened(seen, evenly))
         return (((weight - found["up"][:, :3] @ found["down"][:3]) @ lower) ** 2).sum()
 
     best = torch.linalg.svdvals(weight @ lower)[3:].square().sum()

@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from offsite.errors import UserError
-from offsite.owner.blueprint import Place, check, everything
+from offsite.modules import Weight
+from offsite.owner.blueprint import Place, check, everything, raw
 from offsite.owner.build import build, keep_of
 from offsite.owner.methods import DEFAULT, METHODS, method_named
 from offsite.owner.methods.crash import Crash, cluster, linear_cka
 from offsite.owner.methods.uniform import Uniform
 from offsite.owner.profile import Profile
+from offsite.owner.stages import plan
 from offsite.split import Split
 from tests.families import tiny_model
 
@@ -29,7 +31,7 @@ def model():
 @pytest.fixture(params=sorted(METHODS))
 def planned(request, model):
     """A method and its profile of a stack with a middle of six layers."""
-    method = METHODS[request.param]()
+    method = METHODS[request.param](**{"scaleot": {"steps": 2, "rank": 8}}.get(request.param, {}))
     tokens = torch.randint(3, 120, (16, 8), generator=torch.Generator().manual_seed(0))
     return method, method.profile(model, SPLIT, tokens if method.calibration else None)
 
@@ -41,7 +43,12 @@ def test_a_plan_fits_the_middle_and_comes_as_near_to_the_budget_as_it_can(planne
     blueprint = method.plan(profile, keep)
     check(blueprint, SPLIT, 8)
     kept = keep_of(build(model, SPLIT, blueprint), model)
-    if method.name in ("uniform", "crash"):
+    if method.name == "src":
+        assert not method.budgeted
+        assert kept == pytest.approx(1.0, abs=0.1)
+    elif method.name == "scaleot":
+        assert kept == pytest.approx(max(keep, 0.22), abs=1 / 12)
+    elif method.name in ("uniform", "crash"):
         assert kept == pytest.approx(max(1, round(6 * keep)) / 6)
     else:
         assert kept < 0.25 if keep == 0.01 else kept == pytest.approx(keep, abs=0.02)
@@ -49,14 +56,18 @@ def test_a_plan_fits_the_middle_and_comes_as_near_to_the_budget_as_it_can(planne
 
 def test_keeping_everything_is_the_lossless_blueprint(planned):
     method, profile = planned
-    assert method.plan(profile, 1.0) == everything(SPLIT, 8)
+    if method.budgeted:
+        assert method.plan(profile, 1.0) == everything(SPLIT, 8)
 
 
 @pytest.mark.parametrize("keep", [0, -0.5, 1.01, float("nan")])
 def test_a_budget_outside_0_to_1_is_refused(planned, keep):
     method, profile = planned
     with pytest.raises(UserError, match="above 0 and up to 1"):
-        method.plan(profile, keep)
+        plan([planned], keep)
+    if method.budgeted:
+        with pytest.raises(UserError, match="above 0 and up to 1"):
+            method.plan(profile, keep)
 
 
 def test_a_method_says_its_name_and_paper():
@@ -159,5 +170,33 @@ def test_crash_profiles_alike_for_alike_seeds_and_leaves_the_model(model):
 def test_a_blueprint_outside_the_middle_is_refused(model):
     with pytest.raises(UserError, match="puts layer 0"):
         build(model, SPLIT, (Place(0), Place(3)))
-    with pytest.raises(UserError, match="puts nothing"):
-        build(model, SPLIT, ())
+    with pytest.raises(UserError, match="puts layer 7"):
+        build(model, SPLIT, (Place(3), stand_in(7)))
+
+
+@pytest.mark.parametrize("harmonizers", [0, 1, 6])
+def test_a_blueprint_of_no_layer_is_refused(model, harmonizers):
+    with pytest.raises(UserError, match="The blueprint puts no layer in the middle, which is layers 1 to 6"):
+        build(model, SPLIT, tuple(stand_in(layer) for layer in range(1, 1 + harmonizers)))
+
+
+def stand_in(layer, rank=2):
+    """A place where a harmonizer stands for the layer."""
+    return Place(layer, harmonizer=Weight((torch.ones(32, rank), torch.ones(rank, 32))))
+
+
+def test_places_with_harmonizers_are_told_apart_and_described():
+    blueprint = (stand_in(1), Place(2), Place(3, (0, 1)), stand_in(4, rank=5))
+    assert raw(blueprint) == blueprint[1:3]
+    assert [place.describe() for place in blueprint] == [
+        {"layer": 1, "harmonizer": 2},
+        {"layer": 2},
+        {"layer": 3, "channels": [0, 1]},
+        {"layer": 4, "harmonizer": 5},
+    ]
+
+
+def test_what_is_kept_counts_harmonizers(model):
+    layer = sum(parameter.numel() for parameter in model.model.layers[0].parameters())
+    emulator = build(model, SPLIT, (stand_in(1), Place(2), Place(2), stand_in(4, rank=5)))
+    assert keep_of(emulator, model) == pytest.approx((layer + 2 * 32 * (2 + 5)) / (6 * layer))

@@ -23,18 +23,28 @@ HELP = """Model owner: make the emulator bundle that a data owner may have.
 
 Without a profile one is made on the way; `offsite profile` makes one that serves every budget.
 
-Example: `offsite compress smollm2-135m -o emulator/ --profile profile/ --keep 0.7`
+Examples: `offsite compress smollm2-135m -o emulator/ --profile profile/ --keep 0.7`,
+`offsite compress smollm2-135m -o emulator/ --profile scaleot-profile/ --alpha 0.25 --beta 0.8`
 """
 
 
 def command(
     model: Annotated[str, typer.Argument(help="A folder, a named model or a hub id.")],
     out: Annotated[Path, typer.Option("-o", "--output", help="The emulator bundle to write.")],
-    profile: Annotated[Path | None, typer.Option(help="Plan from this, made by `offsite profile`.")] = None,
+    profiles: Annotated[
+        list[Path] | None, typer.Option("--profile", help="Plan from this, made by `offsite profile`.")
+    ] = None,
     method: Annotated[
-        str | None, typer.Option(help=f"{METHODS} [default: the profile's, or {DEFAULT}].")
+        str | None,
+        typer.Option(help=f"{METHODS}, or several, as scaleot+gradot [default: the profiles', or {DEFAULT}]."),
     ] = None,
     keep: Annotated[float, typer.Option(help="Share of the middle's parameters to store, 0 to 1.")] = 0.7,
+    alpha: Annotated[
+        float | None, typer.Option(help="scaleot: the share of layers to replace, whatever --keep says.")
+    ] = None,
+    beta: Annotated[
+        float | None, typer.Option(help="scaleot, src: the share of attention's rank that stays.")
+    ] = None,
     knobs: Knobs = None,
     bottom: Annotated[
         int | None, typer.Option(help="Adapter layers nearest the embeddings [default: the profile's, or 2].")
@@ -55,24 +65,35 @@ def command(
     from offsite.owner.build import build, keep_of
     from offsite.owner.methods.base import check_keep
     from offsite.owner.receipt import write_receipt
+    from offsite.owner.stages import plan
     from offsite.training import has_checkpoint
 
     check_keep(keep)
-    read: list[str | Path] = [model, text, *([profile] if profile else [])]
+    read: list[str | Path] = [model, text, *(profiles or [])]
     output(out, force, read)
     private = output(receipt or beside(out, "-receipt"), force, [*read, out])
-    chosen, split, learnt = _chosen(profile, method, knobs or [], bottom, top)
+    asked = [f"{name}={value}" for name, value in (("alpha", alpha), ("beta", beta)) if value is not None]
+    chosen, split = _chosen(profiles or [], method, [*(knobs or []), *asked], seed, bottom, top)
     tasks.check_text(text)
     whole, tokenizer = models.load(model)
     with (
         leftovers(beside(out, ".profiling"), worth) as parts,
         leftovers(beside(out, ".distilling"), has_checkpoint) as work,
     ):
-        if learnt:
-            learnt.check_model(whole)
-        learnt = learnt or learn(chosen, whole, tokenizer, split, text, parts)
-        blueprint = chosen.plan(learnt, keep)
-        emulator = build(whole, split, blueprint, method=chosen.name, tokenizer=tokenizer)
+        for _, profile in chosen:
+            if profile:
+                profile.check_model(whole)
+        stages = [
+            (
+                one,
+                profile
+                or learn(one, whole, tokenizer, split, text, parts if len(chosen) == 1 else parts / one.name),
+            )
+            for one, profile in chosen
+        ]
+        blueprint = plan(stages, keep)
+        name = "+".join(one.name for one, _ in chosen)
+        emulator = build(whole, split, blueprint, method=name, tokenizer=tokenizer)
         if distill:
             _distill(emulator, whole, text, distill, seed, work)
         kept = keep_of(emulator, whole)
@@ -83,23 +104,24 @@ def command(
 
 
 def _chosen(
-    path: Path | None, method: str | None, knobs: list[str], bottom: int | None, top: int | None
-) -> tuple[Method, Split, Profile | None]:
-    """The method, the split and the profile at `path`, which says what is not asked for."""
-    from offsite.owner.methods import method_named
+    folders: list[Path], method: str | None, knobs: list[str], seed: int, bottom: int | None, top: int | None
+) -> tuple[list[tuple[Method, Profile | None]], Split]:
+    """The methods in their order, each with its profile if there is one, and the split that profiles say."""
+    from offsite.owner.methods import chain, seeded
     from offsite.owner.profile import Profile
     from offsite.split import Split
 
-    if path is None:
-        asked = Split(*(2 if count is None else count for count in (bottom, top)))
-        return method_named(method or DEFAULT, knobs), asked, None
-    profile = Profile.load(path)
-    own = profile.knobs if method in (None, profile.method) else {}
-    chosen = method_named(method or profile.method, knobs, own)
-    chosen.check(profile)
-    split = profile.split
-    profile.check_split(Split(split.bottom if bottom is None else bottom, split.top if top is None else top))
-    return chosen, split, profile
+    profiles = [Profile.load(folder) for folder in folders]
+    words = method.split("+") if method else [p.method for p in profiles] or [DEFAULT]
+    before = {word: seeded(word, seed) for word in words} | {p.method: p.knobs for p in profiles}
+    methods = chain(words, knobs, before)
+    for profile in profiles:
+        next((one for one in methods if one.name == profile.method), methods[0]).check(profile)
+    split = profiles[0].split if profiles else Split()
+    asked = Split(split.bottom if bottom is None else bottom, split.top if top is None else top)
+    for profile in profiles:
+        profile.check_split(asked)
+    return [(one, next((p for p in profiles if p.method == one.name), None)) for one in methods], asked
 
 
 def _distill(emulator: Emulator, model: PreTrainedModel, text: str, steps: int, seed: int, work: Path) -> None:

@@ -83,12 +83,14 @@ class _Against(NamedTuple):
 def _emulator(path: Path, against: _Against | None) -> dict[str, Any]:
     from offsite.decoder import Decoder
     from offsite.emulator import Emulator
+    from offsite.harmonizers import hung
 
     emulator = Emulator.load(path)
     decoder = Decoder.of(emulator.model)
     middle = emulator.split.middle(len(decoder))
     inside = [id(tensor) for index in middle for tensor in decoder.tensors(index).values()]
-    places = _places(emulator)
+    places, harmonizers = _places(emulator), _harmonizers(emulator)
+    stored = sum(tensor.numel() for tensor in hung(emulator.model).values())
     told = {
         "kind": "emulator",
         "method": emulator.method,
@@ -98,12 +100,14 @@ def _emulator(path: Path, against: _Against | None) -> dict[str, Any]:
         "parameters": {
             "all": sum(parameter.numel() for parameter in emulator.model.parameters()),
             "adapter": decoder.stored(list(emulator.split.adapter(len(decoder)).values())),
-            "middle": decoder.stored(middle),
+            "middle": decoder.stored(middle) + stored,
         },
         "places": places,
+        "harmonizers": harmonizers,
         "reveals": [
             "the embeddings, the head and the adapter layers, as they are in the full model",
-            f"a middle of {len(middle)} places; " + _middle(places, shared=len(inside) > len(set(inside))),
+            f"a middle of {len(middle)} places; "
+            + _middle(places, harmonizers, shared=len(inside) > len(set(inside))),
             "the method's name, the tokenizer, and a digest that recognises the full model",
         ],
     }
@@ -133,13 +137,30 @@ def _places(emulator: Emulator) -> list[Place]:
     return places
 
 
-def _middle(places: list[Place], *, shared: bool) -> str:
+def _harmonizers(emulator: Emulator) -> list[dict[str, int]]:
+    """Of each harmonizer, after how many of the middle's places it stands, and its rank."""
+    from offsite.harmonizers import hung
+
+    return [
+        {"after": int(name.split(".")[1]) + 1 - emulator.split.bottom, "rank": tensor.shape[1]}
+        for name, tensor in hung(emulator.model).items()
+        if name.endswith("up.weight")
+    ]
+
+
+def _middle(places: list[Place], harmonizers: list[dict[str, int]], *, shared: bool) -> str:
     """What the middle reveals of the layers in it."""
     said = []
     if shared:
         said.append("those that share one layer are seen, from which the kept layers can largely be guessed")
     if any(places):
         said.append("each is one layer of the model, and what it kept is seen: " + _kept(places))
+    if harmonizers:
+        ranks = _range([harmonizer["rank"] for harmonizer in harmonizers])
+        said.append(
+            f"{len(harmonizers)} more of the model's layers are replaced by harmonizers of rank {ranks}, and "
+            "where they stood is seen"
+        )
     return "; ".join(said) or "which of the model's layers stand there is not said"
 
 
@@ -201,14 +222,18 @@ def _show(path: Path, data: dict[str, Any]) -> None:
         if data.get(name):
             say(f"  {name:<11} {data[name]}")
     if "plain" in data:
-        opens = (
-            "transformers alone opens it" if data["plain"] else "`offsite export` makes it open in transformers"
-        )
-        say(f"  opens       {opens}")
+        say(f"  opens       {_opens(data)}")
     for line in data["reveals"]:
         say(f"  reveals     {line}")
     if "fidelity" in data:
         _show_fidelity(data["fidelity"], say)
+
+
+def _opens(data: dict[str, Any]) -> str:
+    """What the bundle takes to be opened."""
+    if data["harmonizers"]:
+        return "with offsite alone, for its harmonizers"
+    return "transformers alone opens it" if data["plain"] else "`offsite export` makes it open in transformers"
 
 
 def _show_fidelity(found: dict[str, Any], say: Callable[[str], None]) -> None:

@@ -22,10 +22,11 @@ HELP = """Model owner: let a method learn about the model, once for every budget
 
 Interrupted, the same command goes on where it stopped.
 
-Example: `offsite profile smollm2-135m --method gradot --text wikipedia -o profile/`
+Examples: `offsite profile smollm2-135m --method gradot --text wikipedia -o profile/`,
+`offsite profile smollm2-135m --method scaleot --steps 200 -o scaleot-profile/`
 """
 
-METHODS, DEFAULT = "gradot, uniform, crash or svd", "gradot"
+METHODS, DEFAULT = "gradot, scaleot, src, uniform, crash or svd", "gradot"
 """What owner.methods has, which is too much to import for a --help; tests hold the two together."""
 Knobs = Annotated[list[str] | None, typer.Option("--set", help="A knob of the method, as gradot's form=paper.")]
 Text = Annotated[str, typer.Option(help="Public text: wikipedia, wikitext2 or a file.")]
@@ -36,6 +37,9 @@ def command(
     out: Annotated[Path, typer.Option("-o", "--output", help="The profile to write; it stays with you.")],
     method: Annotated[str | None, typer.Option(help=f"{METHODS} [default: {DEFAULT}].")] = None,
     knobs: Knobs = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Of training, for methods that train [default: the method's].")
+    ] = None,
     text: Text = "wikipedia",
     blocks: Annotated[
         int | None, typer.Option(min=1, help="Blocks of text to read [default: the method's].")
@@ -51,17 +55,20 @@ def command(
 ) -> None:
     """Read the text, let the method learn, save."""
     from offsite import models, tasks
-    from offsite.owner.methods import method_named
+    from offsite.owner.methods import method_named, seeded
     from offsite.split import Split
 
-    chosen, split = method_named(method or DEFAULT, knobs or ()), Split(bottom, top)
+    asked = [*(knobs or ()), *([] if steps is None else [f"steps={steps}"])]
+    name = method or DEFAULT
+    chosen, split = method_named(name, asked, seeded(name, seed)), Split(bottom, top)
     output(out, force, [model, text])
     tasks.check_text(text)
     whole, tokenizer = models.load(model)
     with leftovers(beside(out, ".profiling"), worth) as work:
         learnt = learn(chosen, whole, tokenizer, split, text, work, blocks, length)
         learnt.save(out, text=text, seed=seed)
-    _show(learnt, model, out, text, json)
+        report = _report(learnt, out / "report.html", model, text)
+    _show(learnt, model, out, text, json, report)
 
 
 def learn(
@@ -92,17 +99,40 @@ def worth(work: Path) -> bool:
     """Whether there is a part that an interrupted profile goes on from."""
     from offsite.owner.profile import Findings
 
-    return bool(Findings(work).parts)
+    return any(Findings(folder).parts for folder in (work, *work.glob("*/")))
 
 
-def _show(profile: Profile, model: str, out: Path, text: str, json: bool) -> None:
-    size = sum(file.stat().st_size for file in out.iterdir())
+def _report(profile: Profile, path: Path, model: str, text: str) -> Path | None:
+    """Write the report of a profile that was trained; None where there was no training, or no plotly."""
+    from importlib.util import find_spec
+
+    curves = {name: profile.findings.get(f"harmonizers/curve.{name}") for name in ("loss", "judged", "scores")}
+    known = {name: curve.tolist() for name, curve in curves.items() if curve is not None}
+    if len(known) < len(curves):
+        return None
+    if find_spec("plotly") is None:  # the profile is worth having without it
+        typer.echo("No report: that needs plotly, `pip install 'offsite[report]'`.", err=True)
+        return None
+    from offsite.report.training import write_training
+
+    name, split = Path(model).resolve().name, profile.split  # a page that names no folder of this machine
+    facts = {"Model": name, "Method": profile.method, "Middle layers": str(len(profile.middle))}
+    facts |= {"Adapter layers": f"{split.bottom} bottom, {split.top} top", "Text": Path(text).name}
+    for knob in ("steps", "rank", "seed"):
+        facts |= {knob.capitalize(): str(profile.knobs[knob])} if knob in profile.knobs else {}
+    return write_training(path, title=name, layers=profile.middle, facts=facts, **known)
+
+
+def _show(profile: Profile, model: str, out: Path, text: str, json: bool, report: Path | None) -> None:
+    size = sum(file.stat().st_size for file in out.iterdir() if file != report)
     data: dict[str, Any] = {
         "profile": str(out),
         "method": profile.method,
         "bytes": size,
         "parent": profile.parent,
     }
+    if report:
+        data["report"] = str(report)
 
     def show() -> None:
         read = "no text"
@@ -113,6 +143,8 @@ def _show(profile: Profile, model: str, out: Path, text: str, json: bool) -> Non
             f"Profile in {out}, {size / 1e6:,.2f} MB: what {profile.method} learnt, from {read}. It is good "
             "for any --keep, and tells much of the model's weights: keep it to yourself."
         )
+        if report:
+            say(f"Report, yours as well: {report}")
         words = ["offsite", "compress", model, "--profile", str(out), "-o", str(beside(out, "-emulator"))]
         say(f"Next: {shlex.join(words)} --keep 0.7")
 

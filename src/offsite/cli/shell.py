@@ -37,7 +37,7 @@ _WRITTEN = {  # what marks a folder as ours, and what we put beside it, besides 
     "card.json": (),
     _MARK: (),
     "receipt.json": (),
-    "profile.json": (),
+    "profile.json": ("report.html",),
     "results.json": ("report.html",),
     "demo.json": (
         "profile", ".profile.profiling", "emulator", "emulator-receipt", ".emulator.profiling", "adapter",

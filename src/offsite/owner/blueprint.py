@@ -23,11 +23,15 @@ class Place:
     """Which channels of its feed-forward stay, ascending; None: all."""
     weights: Mapping[str, Weight] = field(default_factory=dict)
     """What stands for the weights of its linears, by their names in the layer, `channels` already applied."""
+    harmonizer: Weight | None = None
+    """The up and down of a harmonizer that stands for the whole layer, which then is not stored at all."""
 
     def describe(self) -> dict[str, object]:
         """What an owner's record says of this place: numbers, no tensors."""
         ranks = {name: len(w.matrices[1]) for name, w in self.weights.items() if len(w.matrices) == 2}
         said: dict[str, object] = {"layer": self.layer}
+        if self.harmonizer:
+            said["harmonizer"] = len(self.harmonizer.matrices[1])
         if ranks:
             said["ranks"] = ranks
         if self.channels is not None:
@@ -43,12 +47,17 @@ def everything(split: Split, layers: int) -> Blueprint:
     return tuple(Place(layer) for layer in split.middle(layers))
 
 
+def raw(blueprint: Blueprint) -> Blueprint:
+    """The places where a layer stands, not a harmonizer."""
+    return tuple(place for place in blueprint if not place.harmonizer)
+
+
 def check(blueprint: Blueprint, split: Split, layers: int) -> None:
     """Refuse a blueprint that is not one for the middle of a stack of so many `layers`."""
     middle = split.middle(layers)
     strays = [place.layer for place in blueprint if place.layer not in middle]
-    if strays or not blueprint:
-        what = f"puts layer {strays[0]}" if strays else "puts nothing"
+    if strays or not raw(blueprint):
+        what = f"puts layer {strays[0]}" if strays else "puts no layer"
         raise UserError(
             f"The blueprint {what} in the middle, which is layers {middle.start} to {middle.stop - 1} here."
         )

@@ -10,8 +10,9 @@ from offsite.adapter import adapter_tensors
 from offsite.decoder import Decoder, own, restack
 from offsite.emulator import Emulator
 from offsite.errors import UserError
+from offsite.harmonizers import Harmonizer, hang, hung
 from offsite.modules import Weight
-from offsite.owner.blueprint import Blueprint, Place, check, everything
+from offsite.owner.blueprint import Blueprint, Place, check, everything, raw
 from offsite.split import Split
 
 
@@ -32,12 +33,13 @@ def build(
     check(blueprint, split, len(decoder))
     middle = split.middle(len(decoder))
     ends = range(middle.start), range(middle.stop, len(decoder))
-    emulated = restack(model, [*ends[0], *(place.layer for place in blueprint), *ends[1]])
+    emulated = restack(model, [*ends[0], *(place.layer for place in raw(blueprint)), *ends[1]])
     inner = Decoder.of(emulated)
-    for slot, place in zip(split.middle(len(inner)), blueprint, strict=True):
+    for slot, place in zip(split.middle(len(inner)), raw(blueprint), strict=True):
         for name, weight in _changed(decoder, place).items():
             linear = decoder.layers[place.layer].get_submodule(name)
             inner.layers[slot].set_submodule(name, weight.module(linear))
+    hang(emulated, _chains(blueprint, split.bottom - 1, model.dtype))
     places = split.adapter(len(inner)).values()
     own(emulated, [inner.name(i, name) for i in places for name in inner.tensors(i)])
     return Emulator(emulated, origin(model, split, tokenizer), method, tokenizer)
@@ -77,7 +79,19 @@ def keep_of(emulator: Emulator, model: PreTrainedModel) -> float:
     """`keep` as it came out: parameters stored in the emulator's middle over those of `model`'s middle."""
     decoders = Decoder.of(emulator.model), Decoder.of(model)
     ours, whole = (decoder.stored(emulator.split.middle(len(decoder))) for decoder in decoders)
-    return ours / whole
+    return (ours + sum(tensor.numel() for tensor in hung(emulator.model).values())) / whole
+
+
+def _chains(blueprint: Blueprint, slot: int, dtype: torch.dtype) -> dict[int, list[Harmonizer]]:
+    """The harmonizers by the layer of the emulator that they follow; the first places follow `slot`."""
+    chains: dict[int, list[Harmonizer]] = {}
+    for place in blueprint:
+        if place.harmonizer is None:
+            slot += 1
+            continue
+        up, down = (matrix.to(dtype) for matrix in place.harmonizer.matrices)
+        chains.setdefault(slot, []).append(Harmonizer.of(up, down))
+    return chains
 
 
 def _changed(decoder: Decoder, place: Place) -> dict[str, Weight]:

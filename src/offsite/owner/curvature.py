@@ -82,7 +82,7 @@ def curvature(
     """
     decoder = Decoder.of(model)
     chance = None if sampled is None else torch.Generator(model.device).manual_seed(sampled)
-    with _frozen(model), _watching(decoder, wanted) as watched:
+    with frozen(model), _watching(decoder, wanted) as watched:
         parts = batches(tokens)
         for batch in track(parts, "Reading the text", len(parts)):
             _loss(model, batch.to(model.device), chance).backward()  # type: ignore[no-untyped-call]
@@ -123,7 +123,7 @@ def _results(watched: Mapping[str, _Watch], tokens: int) -> dict[str, Curvature]
 
 
 @contextmanager
-def _frozen(model: PreTrainedModel) -> Iterator[None]:
+def frozen(model: PreTrainedModel) -> Iterator[None]:
     """Within, no parameter asks for a gradient; afterwards those do that did."""
     asked = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.requires_grad_(False)

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from offsite import bundle
 from offsite.decoder import Decoder, head_at, own
 from offsite.emulator import Emulator
+from offsite.harmonizers import hung
 from offsite.training import Batch, Loss, Point, TrainConfig, fit, only
 
 
@@ -49,7 +50,7 @@ def distill(
     config = config or DistillConfig()
     inner = Decoder.of(emulator.model)
     middle = emulator.split.middle(len(inner))
-    names = [inner.name(i, name) for i in middle for name in inner.tensors(i)]
+    names = [*(inner.name(i, name) for i in middle for name in inner.tensors(i)), *hung(emulator.model)]
     own(emulator.model, names)
     mark = _mark(emulator, tokens, config)
     state = emulator.model.state_dict(keep_vars=True)

@@ -66,6 +66,12 @@ class Findings(Mapping[str, Tensor]):
             write_text(self.folder / _MARK, self._mark)
         _save(ready, self._file(part))
 
+    def drop(self, part: str) -> None:
+        """Forget a part, if it is there."""
+        self._held.pop(part, None)
+        if self.folder is not None:
+            self._file(part).unlink(missing_ok=True)
+
     def lacking(self, layers: Iterable[int]) -> list[int]:
         """The `layers` of which there is no part yet."""
         there = self.parts

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import shlex
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
-
 from offsite.folders import write_text
-from offsite.report.figures import five_rows, loss_curves, plotly_js
+from offsite.report.figures import five_rows, loss_curves
+from offsite.report.page import render
 from offsite.report.results import ROWS, SCORES, Results
 from offsite.report.verdict import estimate, judge
 
@@ -35,9 +30,8 @@ def write(results: Mapping[str, Any], path: Path) -> Path:
 
 
 def _page(results: Results) -> str:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    scripts = [plotly_js(), _package_text("page.js")]
-    return environment.from_string(_package_text("page.html.jinja")).render(
+    return render(
+        "page.html.jinja",
         results=results,
         rows=ROWS,
         verdict=judge(results, results.tasks),
@@ -45,9 +39,6 @@ def _page(results: Results) -> str:
         curves=loss_curves(results),
         block=_block(results),
         seconds={stage: _duration(seconds) for stage, seconds in (results.seconds or {}).items()},
-        style=Markup(_package_text("page.css")),
-        scripts=[Markup(script) for script in scripts],
-        script_hashes=[_csp_hash(script) for script in scripts],
     )
 
 
@@ -87,12 +78,3 @@ def _one_line(text: str) -> str:
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"
-
-
-def _csp_hash(script: str) -> str:
-    """The name by which the page's content security policy lets this one script run, and no other."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-
-
-def _package_text(name: str) -> str:
-    return resources.files("offsite.report").joinpath(name).read_text(encoding="utf-8")

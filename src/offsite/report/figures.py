@@ -6,14 +6,11 @@ They hold our own words only: plotly draws markup, and a string from outside mus
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from offsite.errors import UserError
 from offsite.report.results import ROWS, Point, Results, Row
 from offsite.report.verdict import Estimate, estimate
-
-if TYPE_CHECKING:
-    from plotly import graph_objects as go
 
 Figure = dict[str, Any]
 """A plotly figure: `data` (traces, each with its row's key as `meta`) and `layout`."""
@@ -25,11 +22,7 @@ _BAND = "rgba(128, 134, 145, 0.14)"  # reads on both grounds
 
 def plotly_js() -> str:
     """The whole of plotly.js, to be written into the page; a UserError where plotly is not installed."""
-    try:
-        from plotly.offline import get_plotlyjs
-    except ImportError as error:
-        raise UserError("A report needs plotly: run `pip install 'offsite[report]'`.") from error
-    return str(get_plotlyjs())
+    return str(_plotly().offline.get_plotlyjs())
 
 
 def five_rows(results: Results, task: str, score: str, scale: float, digits: int) -> Figure | None:
@@ -41,15 +34,13 @@ def five_rows(results: Results, task: str, score: str, scale: float, digits: int
     known = [(row, value) for row, value in found if value]
     if not known:
         return None
-    from plotly import graph_objects as go
-
-    layout = _layout(height=_ROW_HEIGHT * len(ROWS) + 44, showlegend=False)
+    layout = layout_of(height=_ROW_HEIGHT * len(ROWS) + 44, showlegend=False)
     layout["xaxis"] |= {"range": _range([value for _, value in known], scale)}
     layout["yaxis"] |= {"range": [len(ROWS) - 0.5, -0.7], "tickvals": [*range(len(ROWS))], "showgrid": False}
     layout["yaxis"] |= {"ticktext": [_tick(row) for row in ROWS], "ticklabelstandoff": 10}
     layout["shapes"] = _band({row.key: value.value * scale for row, value in known})
     dots = [_dot(row, value, scale, digits) for row, value in known]
-    return _plain(go.Figure(dots, layout))
+    return drawn(dots, layout)
 
 
 def loss_curves(results: Results) -> Figure | None:
@@ -58,13 +49,53 @@ def loss_curves(results: Results) -> Figure | None:
     lines = [line for row in ROWS for line in _lines(row, curves.get(row.key, []))]
     if not lines:
         return None
-    from plotly import graph_objects as go
+    return drawn(lines, over_steps(height=340, showlegend=True))
 
-    layout = _layout(height=340, showlegend=True)
+
+def layout_of(height: int, showlegend: bool) -> Figure:
+    """Transparent and without zoom: the page's own colours show through, a finger scrolls past."""
+    axis = {"fixedrange": True, "zeroline": False, "automargin": True}
+    return {
+        "height": height,
+        "margin": {"l": 8, "r": 16, "t": 8, "b": 28},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"family": _FONT, "size": 13, "color": "#808691"},
+        "hoverlabel": {"bgcolor": "#23272d", "bordercolor": "#23272d", "font": {"color": "#ffffff"}},
+        "hovermode": "closest",
+        "dragmode": False,
+        "showlegend": showlegend,
+        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.04, "yanchor": "bottom"},
+        "xaxis": axis | {"nticks": 6},
+        "yaxis": axis | {"nticks": 6},
+    }
+
+
+def over_steps(height: int, showlegend: bool) -> Figure:
+    """The layout of what moves with the steps of a training."""
+    layout = layout_of(height, showlegend)
     layout["xaxis"] |= {"title": {"text": "step", "standoff": 8}, "rangemode": "tozero", "showgrid": False}
     layout["yaxis"] |= {"ticklabelstandoff": 6}
-    layout["margin"] |= {"b": 48, "t": 64}
-    return _plain(go.Figure(lines, layout))
+    layout["margin"] |= {"b": 48, "t": 64 if showlegend else 8}
+    return layout
+
+
+def drawn(traces: list[Figure], layout: Figure) -> Figure:
+    """The figure, checked by plotly; numbers that are not finite become gaps. Raises as `plotly_js` does."""
+    figure = _plotly().graph_objects.Figure(traces, layout)
+    # The default template is 6 kB of colours for kinds of traces that never appear here.
+    figure.layout.template = None
+    plain: Figure = json.loads(figure.to_json())
+    return plain
+
+
+def _plotly() -> Any:
+    try:
+        import plotly.graph_objects
+        import plotly.offline
+    except ImportError as error:
+        raise UserError("A report needs plotly: run `pip install 'offsite[report]'`.") from error
+    return plotly
 
 
 def _dot(row: Row, value: Estimate, scale: float, digits: int) -> Figure:
@@ -110,25 +141,6 @@ def _lines(row: Row, points: list[Point]) -> list[Figure]:
     return lines
 
 
-def _layout(height: int, showlegend: bool) -> Figure:
-    """Transparent and without zoom: the page's own colours show through, a finger scrolls past."""
-    axis = {"fixedrange": True, "zeroline": False, "automargin": True}
-    return {
-        "height": height,
-        "margin": {"l": 8, "r": 16, "t": 8, "b": 28},
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "font": {"family": _FONT, "size": 13, "color": "#808691"},
-        "hoverlabel": {"bgcolor": "#23272d", "bordercolor": "#23272d", "font": {"color": "#ffffff"}},
-        "hovermode": "closest",
-        "dragmode": False,
-        "showlegend": showlegend,
-        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.04, "yanchor": "bottom"},
-        "xaxis": axis | {"nticks": 6},
-        "yaxis": axis | {"nticks": 6},
-    }
-
-
 def _tick(row: Row) -> str:
     return f"<b>{row.name}</b>" if row.key == "plugged_in" else row.name
 
@@ -148,10 +160,3 @@ def _band(values: dict[Any, float]) -> list[Figure]:
     edges = {"x0": values["zero_shot"], "x1": values["fine_tuned"], "y0": 0, "y1": 1}
     line = {"width": 0}
     return [{"type": "rect", "yref": "paper", "layer": "below", "fillcolor": _BAND, "line": line, **edges}]
-
-
-def _plain(figure: go.Figure) -> Figure:
-    # The default template is 6 kB of colours for kinds of traces that never appear here.
-    figure.layout.template = None
-    plain: Figure = json.loads(figure.to_json())
-    return plain

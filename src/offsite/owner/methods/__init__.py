@@ -11,10 +11,15 @@ from offsite.errors import UserError, did_you_mean
 from offsite.owner.methods.base import Method
 from offsite.owner.methods.crash import Crash
 from offsite.owner.methods.gradot import GradOT
+from offsite.owner.methods.scaleot import ScaleOT
+from offsite.owner.methods.src import SRC
 from offsite.owner.methods.svd import SVD
 from offsite.owner.methods.uniform import Uniform
+from offsite.owner.profile import Knobs
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (GradOT, Uniform, Crash, SVD)}
+METHODS: dict[str, type[Method]] = {
+    method.name: method for method in (GradOT, ScaleOT, SRC, Uniform, Crash, SVD)
+}
 DEFAULT = "gradot"
 """The method that is taken where none is named."""
 
@@ -34,6 +39,36 @@ def method_named(
     except ValidationError as error:
         wrong = error.errors()[0]
         raise UserError(f"The knob {wrong['loc'][0]}={wrong['input']} of {name}: {wrong['msg']}.") from error
+
+
+def chain(
+    words: Sequence[str], knobs: Sequence[str] = (), before: Mapping[str, Knobs] | None = None
+) -> list[Method]:
+    """The methods of those names, one after the other; each knob goes to all that know it.
+
+    `before` holds knobs by the method's name, over which `knobs` go.
+    """
+    known = {name: {field.name for field in fields(METHODS[name])} for name in words if name in METHODS}
+    for knob in knobs if len(words) > 1 else ():
+        word, every = knob.partition("=")[0], sorted(set().union(*known.values()))
+        if word not in every:
+            raise UserError(
+                f"None of the methods {', '.join(words)} has a knob {word!r}; {did_you_mean(word, every)}"
+            )
+    return [
+        method_named(
+            name,
+            [k for k in knobs if len(words) == 1 or k.partition("=")[0] in known.get(name, ())],
+            (before or {}).get(name),
+        )
+        for name in words
+    ]
+
+
+def seeded(name: str, seed: int) -> Knobs:
+    """The knob `seed`, where the method of that name has one."""
+    has = name in METHODS and "seed" in {field.name for field in fields(METHODS[name])}
+    return {"seed": seed} if has else {}
 
 
 def _knob(word: str, method: str, known: set[str]) -> tuple[str, str]:

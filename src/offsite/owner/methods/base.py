@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import ClassVar
@@ -31,9 +32,15 @@ class Method(ABC):
     """How many blocks of public text, and of how many tokens, `profile` reads; None: it reads no text."""
 
     @property
+    def budgeted(self) -> bool:
+        """Whether `keep` decides how much stays, rather than the method's own knobs."""
+        return True
+
+    @property
     def knobs(self) -> Knobs:
-        """The knobs by name, as they are set."""
-        return {knob.name: getattr(self, knob.name) for knob in fields(self)}
+        """The knobs by name, as they are set; those at None are not."""
+        values = {knob.name: getattr(self, knob.name) for knob in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
 
     def profile(
         self, model: PreTrainedModel, split: Split, tokens: Tensor | None = None, work: Path | None = None
@@ -66,6 +73,16 @@ class Method(ABC):
     @abstractmethod
     def plan(self, profile: Profile, keep: float) -> Blueprint:
         """What an emulator is made of that stores the share `keep` of the middle's parameters."""
+
+
+def made_with(profile: Profile, method: Method, knobs: Iterable[str]) -> None:
+    """Refuse a profile that was made with other values of these knobs than the method now has."""
+    for knob in knobs:
+        before, now = profile.knobs.get(knob), getattr(method, knob)
+        if before != now:
+            raise UserError(
+                f"The profile was made with {knob}={before}, not {now}; leave that, or profile the model anew."
+            )
 
 
 def check_keep(keep: float) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -11,7 +10,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from offsite.decoder import Decoder, FeedForward
-from offsite.errors import UserError
 from offsite.owner.blueprint import Blueprint
 from offsite.owner.components import (
     Candidates,
@@ -24,13 +22,13 @@ from offsite.owner.components import (
     sizes_of,
 )
 from offsite.owner.curvature import Curvature, curvature
+from offsite.owner.factors import evened, fisher_ranks, groups, removed
 from offsite.owner.findings import Findings
-from offsite.owner.methods.base import Method, check_keep
+from offsite.owner.methods.base import Method, check_keep, made_with
 from offsite.owner.profile import Profile
 from offsite.progress import track
 from offsite.split import Split
 
-_ROOM = 2 << 30  # bytes of sums at once; more layers than fit are watched in further passes
 _ALWAYS = 0.05  # the share of each matrix's ranks that stays whatever their score, as in the paper
 
 
@@ -68,7 +66,7 @@ class GradOT(Method):
         decoder = Decoder.of(model)
         missing = findings.lacking(split.middle(len(decoder)))
         sampled = 0 if self.labels == "sampled" else None
-        for group in _groups(decoder, {i: self._watched(decoder, i) for i in missing}):
+        for group in groups(decoder, {i: self._watched(decoder, i) for i in missing}):
             found = curvature(model, group, tokens, sampled=sampled)
             for layer in track(group, "Factorising", len(group)):
                 findings.put(str(layer), self._learnt(decoder, layer, found.pop(layer)))
@@ -86,12 +84,7 @@ class GradOT(Method):
     def check(self, profile: Profile) -> None:
         """Refuse a profile made by another form, another G or other labels, besides another method's."""
         super().check(profile)
-        for knob in ("form", "evenly", "labels"):
-            if profile.knobs.get(knob) != getattr(self, knob):
-                raise UserError(
-                    f"The profile was made with {knob}={profile.knobs.get(knob)}, not {getattr(self, knob)}; "
-                    "leave that, or profile the model anew."
-                )
+        made_with(profile, self, ["form", "evenly", "labels"])
 
     def _with_privacy(self, each: Candidates, profile: Profile) -> Candidates:
         weight = self.lambda_channels if each.channels else self.lambda_attention
@@ -109,8 +102,8 @@ class GradOT(Method):
     def _learnt(self, decoder: Decoder, layer: int, seen: dict[str, Curvature]) -> dict[str, Tensor]:
         factorise, score = _paper_ranks, _paper_channels
         if self.form == "fisher":
-            factorise, score = _ranks, _channels
-            seen = {name: _evened(told, self.evenly) for name, told in seen.items()}
+            factorise, score = fisher_ranks, _channels
+            seen = {name: evened(told, self.evenly) for name, told in seen.items()}
         found = sizes_of(decoder, layer)
         for name in decoder.attention(layer):
             told = factorise(decoder.matrix(layer, name).float(), seen[name])
@@ -120,37 +113,12 @@ class GradOT(Method):
         return found | {f"{feed.down}.{part}": tensor for part, tensor in told.items()}
 
 
-def _evened(seen: Curvature, evenly: float) -> Curvature:
-    """With so many times its mean energy added to every direction of G."""
-    outputs = seen.outputs.clone()
-    outputs.diagonal().add_(evenly * outputs.diagonal().mean())
-    return replace(seen, outputs=outputs)
-
-
-def _ranks(weight: Tensor, seen: Curvature) -> dict[str, Tensor]:
-    """The components of `weight` (out, in) in the Fisher norm, the most that the loss feels first.
-
-    With G = L LT and A = R RT, dT H d over a change d is the squared Frobenius norm of LT d R; so the singular
-    value decomposition of LT W R truncates best, and its squared singular values are losses.
-    """
-    left, right = (root(moment).float() for moment in (seen.outputs, seen.inputs))
-    u, s, vt = torch.linalg.svd(left.T @ weight @ right, full_matrices=False)
-    up = torch.linalg.solve_triangular(left.T, u * s, upper=True)  # (out, k)
-    down = torch.linalg.solve_triangular(right, vt, upper=False, left=False)  # (k, in)
-    return {"up": up, "down": down, "score": s.square(), "slope": _removed(up, down, seen.slope)}
-
-
 def _paper_ranks(weight: Tensor, seen: Curvature) -> dict[str, Tensor]:
     """The singular components of `weight`, worth s_k |G u_k|_1 |A v_k|_1."""
     u, s, vt = torch.linalg.svd(weight, full_matrices=False)
     score = s * (seen.outputs @ u).abs().sum(0) * (seen.inputs @ vt.T).abs().sum(0)
     up = u * s
-    return {"up": up, "down": vt, "score": score, "slope": _removed(up, vt, seen.slope)}
-
-
-def _removed(up: Tensor, down: Tensor, slope: Tensor) -> Tensor:
-    """dl/dW . d for each component d = -up_k down_k."""
-    return -((slope @ down.T) * up).sum(0)
+    return {"up": up, "down": vt, "score": score, "slope": removed(up, vt, seen.slope)}
 
 
 def _channels(decoder: Decoder, layer: int, feed: FeedForward, seen: dict[str, Curvature]) -> dict[str, Tensor]:
@@ -181,18 +149,3 @@ def _paper_channels(
         score += rows.view(-1, feed.width).sum(0)  # fused linears write a channel by several rows
         slope -= (told.slope * weight).sum(1).view(-1, feed.width).sum(0)
     return {"score": score, "slope": slope}
-
-
-def _groups(decoder: Decoder, watched: Mapping[int, Sequence[str]]) -> list[dict[int, Sequence[str]]]:
-    """The layers in runs whose sums fit into memory together."""
-    groups: list[dict[int, Sequence[str]]] = []
-    free = 0
-    for layer, names in watched.items():
-        sizes = [decoder.matrix(layer, name).shape for name in names]
-        need = 4 * sum(rows * rows + columns * columns + rows * columns for rows, columns in sizes)
-        if need > free:
-            groups.append({})
-            free = _ROOM
-        groups[-1][layer] = names
-        free -= need
-    return groups

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from offsite.decoder import Decoder
 from offsite.owner.blueprint import Blueprint
 from offsite.owner.components import blueprint, by_share, candidates, choose, sizes_of
+from offsite.owner.factors import plain_ranks
 from offsite.owner.findings import Findings
 from offsite.owner.methods.base import Method, check_keep
 from offsite.owner.profile import Profile
@@ -33,8 +34,8 @@ class SVD(Method):
         for layer in track(missing, "Factorising", len(missing)):
             found = sizes_of(decoder, layer)
             for name in decoder.attention(layer):
-                u, s, vt = torch.linalg.svd(decoder.matrix(layer, name).float(), full_matrices=False)
-                found |= {f"{name}.up": u * s, f"{name}.down": vt, f"{name}.score": s}
+                told = plain_ranks(decoder.matrix(layer, name).float())
+                found |= {f"{name}.{part}": tensor for part, tensor in told.items()}
             feed = decoder.feed_forward(layer)
             rows = (decoder.matrix(layer, up).float().square().sum(1).view(-1, feed.width) for up in feed.ups)
             columns = decoder.matrix(layer, feed.down).float().square().sum(0)

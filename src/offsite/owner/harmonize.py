@@ -1,0 +1,303 @@
+"""One training run for emulators of every size: a harmonizer and a score for each layer of the middle.
+
+Dynamic LayerReplace, ScaleOT (arXiv 2412.09812): at each step about half of the layers are replaced by their
+harmonizers, which learn to make up for that; what replacements cost teaches the layers' scores.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
+
+from offsite.decoder import Decoder, StandIns, head_at
+from offsite.errors import UserError
+from offsite.harmonizers import Harmonizer, normed
+from offsite.owner.components import root
+from offsite.owner.curvature import frozen
+from offsite.owner.findings import Findings
+from offsite.owner.importance import Importance, Judging
+from offsite.owner.states import hidden_states
+from offsite.progress import bar, track
+from offsite.split import Split
+from offsite.training import autocast
+
+STATE = "training"
+"""The part of the findings that an interrupted run goes on from."""
+_EVERY = 10  # steps between two checkpoints
+_LEARNT, _JUDGED = 0.5, 0.25  # of the positions have their loss taken, for the head costs as much as ten layers
+
+
+@dataclass(frozen=True)
+class Harmonizing(Judging):
+    """How harmonizers and scores are trained."""
+
+    steps: int = 150
+    """Steps, each of one batch for the harmonizers and half a batch, held out, for the scores."""
+    batch_size: int = 8
+    """Blocks of text in a batch."""
+    lr: float = 1e-3
+    """Peak learning rate of AdamW, for the harmonizers; warmed up over a twentieth, then a cosine to zero."""
+    rank: int = 128
+    """The harmonizers' inner width, at the most the model's."""
+    regressed: int = 256
+    """Blocks of text from which harmonizers learn, by least squares, to do what their layers do, before the
+    first step; 0: they start as the identity."""
+    lm: float = 0.0
+    """Weight of the mixed stack's language-modelling loss, the only one as published."""
+    align: float = 1.0
+    """Weight of the distance of the mixed stack's states from the full model's, after each layer: relative
+    squares, mean over layers and tokens."""
+    seed: int = 0
+    """Of the draws, the order of the text, and where harmonizers start."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "lr", "rank", "groups", "score_step"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"{name} must be above zero, not {getattr(self, name)}.")
+        if self.candidates < 2:
+            raise UserError(f"candidates are held against each other: take 2 or more, not {self.candidates}.")
+        for name in ("regressed", "alone", "lm", "align"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"{name} must be zero or above, not {getattr(self, name)}.")
+        if not self.lm + self.align:
+            raise UserError("lm and align are both 0, so there is nothing to train on; raise one of them.")
+
+
+def harmonize(
+    model: PreTrainedModel, split: Split, tokens: Tensor, config: Harmonizing, findings: Findings
+) -> dict[str, Tensor]:
+    """Train on `tokens` (blocks, length), going on from what `findings` hold of an interrupted run.
+
+    Returns, for each layer of the middle, `LAYER.up` (width, rank) and `LAYER.down` (rank, width), and over all
+    `scores` (layers), `curve.loss`, `curve.judged` (steps) and `curve.scores` (steps, layers). `model` stays as
+    it is. Raises UserError for too little text.
+    """
+    with frozen(model):  # gradients of its own parameters would cost half of each step
+        return _trained(_Training(model, split, tokens, config), findings)
+
+
+def _trained(training: _Training, findings: Findings) -> dict[str, Tensor]:
+    config = training.config
+    if STATE in findings.parts:
+        training.restore({name: findings[f"{STATE}/{name}"] for name in training.state()})
+    else:
+        training.start()
+    with bar("Training harmonizers", config.steps) as advance:
+        advance(training.done, "")
+        while training.done < config.steps:
+            training.step()
+            if training.done % _EVERY == 0:
+                findings.put(STATE, training.state())
+            advance(1, training.note)
+    return training.result()
+
+
+def reduced_rank(moment: Tensor, cross: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The factors up (out, rank) and down (rank, in) of the linear map nearest in least squares.
+
+    `moment` is E[x xT] (in, in), `cross` E[x yT] (in, out). (Reduced-rank regression, Izenman 1975.)
+    """
+    lower = root(moment)
+    fitted = torch.linalg.solve_triangular(lower, cross.double(), upper=False)  # (in, out)
+    u, s, vt = torch.linalg.svd(fitted, full_matrices=False)
+    down = torch.linalg.solve_triangular(lower.T, u[:, :rank], upper=True).T  # (rank, in)
+    size = s[:rank].sqrt()
+    return (vt[:rank].T * size).float(), (down * size[:, None]).float()
+
+
+class _Training:
+    """A run, between any two of its steps; what chance decides in a step hangs on the seed and its number."""
+
+    def __init__(self, model: PreTrainedModel, split: Split, tokens: Tensor, config: Harmonizing) -> None:
+        self.model, self.config, self.done, self.note = model, config, 0, ""
+        self.layers = split.middle(len(Decoder.of(model)))
+        self.stand_ins = StandIns(model)
+        held = max(1, len(tokens) // 8)
+        self.held, self.tokens = tokens[-held:], tokens[:-held]
+        if len(self.tokens) < config.batch_size:
+            raise UserError(
+                f"{len(tokens)} blocks of text are too few for batches of {config.batch_size}; give more text."
+            )
+        self.harmonizers = _fresh(model, len(self.layers), config)
+        trained = torch.nn.ModuleList(self.harmonizers)
+        self.parameters = dict(trained.named_parameters())
+        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=config.lr, weight_decay=0.0)
+        self.importance = Importance(len(self.layers), config)
+        self.curves = {
+            "loss": torch.zeros(config.steps),
+            "judged": torch.zeros(config.steps),
+            "scores": torch.zeros(config.steps, len(self.layers)),
+        }
+
+    @torch.no_grad()
+    def start(self) -> None:
+        """Before the first step: harmonizers by least squares, scores by replacing one layer at a time."""
+        if self.config.regressed:
+            self._regress()
+        if not self.config.alone:
+            return
+        batch, every = self.held[: self.config.alone].to(self.model.device), torch.ones(len(self.layers)) > 0
+        columns = torch.arange(batch.shape[1] - 1, device=batch.device)
+        stays = [every, *(every & (torch.arange(len(every)) != one) for one in range(len(every)))]
+        judged = track(stays, "Judging layers", len(stays))
+        losses = torch.stack([self._loss(batch, columns, stay).cpu() for stay in judged])
+        self.importance.start(losses[1:] - losses[0])
+
+    @torch.no_grad()
+    def _regress(self) -> None:
+        """Start each harmonizer at the linear map of half its rank that comes nearest to what its layer does.
+
+        ReLU passes a linear map where each direction stands twice, once turned round.
+        """
+        width = self.model.config.hidden_size
+        moments, crosses = torch.zeros(2, len(self.layers), width, width)
+        for states in hidden_states(self.model, self.tokens[: self.config.regressed], "Reading states"):
+            for number, layer in enumerate(self.layers):
+                before, after = (state.flatten(0, 1).float() for state in states[layer : layer + 2])
+                size = after.square().mean(-1, keepdim=True).sqrt()  # no token counts more for its size
+                inputs, wanted = normed(before) / size, (after - before) / size
+                moments[number] += (inputs.T @ inputs).cpu()
+                crosses[number] += (inputs.T @ wanted).cpu()
+        for harmonizer, moment, cross in zip(self.harmonizers, moments, crosses, strict=True):
+            up, down = reduced_rank(moment, cross, len(harmonizer.down.weight) // 2)
+            harmonizer.down.weight[: 2 * len(down)] = torch.cat([down, -down])
+            harmonizer.up.weight[:, : 2 * len(down)] = torch.cat([up, -up], dim=1)
+
+    def step(self) -> None:
+        """One batch for the harmonizers, one judgement for the scores."""
+        chance = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.done)
+        loss = self._improve(chance)
+        judged = self._judge(chance)
+        scores = self.importance.scores
+        for name, value in (("loss", loss), ("judged", judged), ("scores", scores)):
+            self.curves[name][self.done] = value
+        self.note = f"loss {loss:.2f}, judged {judged:.2f}, scores {scores.min():.1f} to {scores.max():.1f}"
+        self.done += 1
+
+    def _improve(self, chance: torch.Generator) -> float:
+        """Train the harmonizers on one batch, in a mixed stack; its loss."""
+        batch, stay = self._batch(self.tokens, self.config.batch_size, chance), self.importance.draw(chance)
+        loss = self._trained_loss(batch, self._columns(batch, _LEARNT, chance), stay)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.lr * self._rate()
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return float(loss.detach())
+
+    def _trained_loss(self, batch: Tensor, columns: Tensor, stay: Tensor) -> Tensor:
+        aligned, loss = self.config.align > 0, torch.zeros((), device=batch.device)
+        head = columns if self.config.lm else columns[:1]
+        with self._mixed(stay):
+            out = self._run(batch, head, output_hidden_states=aligned)
+        if self.config.lm:
+            found = cross_entropy(out.logits.float().flatten(0, 1), batch[:, columns + 1].flatten())
+            loss = loss + self.config.lm * found
+        if aligned:
+            with torch.no_grad():
+                aims = self._run(batch, columns[:1], output_hidden_states=True).hidden_states
+            pairs = [(out.hidden_states[layer + 1], aims[layer + 1]) for layer in self.layers]
+            loss = loss + self.config.align * torch.stack([_apart(*pair) for pair in pairs]).mean()
+        return loss
+
+    @torch.no_grad()
+    def _judge(self, chance: torch.Generator) -> float:
+        """Let what mixed stacks lose on text not trained on teach the scores; their mean loss."""
+        batch = self._batch(self.held, max(1, self.config.batch_size // 2), chance)
+        stays = torch.stack([self.importance.draw(chance) for _ in range(self.config.candidates)])
+        columns, losses = self._columns(batch, _JUDGED, chance), torch.zeros(len(stays))
+        for number, stay in enumerate(stays):
+            losses[number] = self._loss(batch, columns, stay)
+        self.importance.learn(stays, losses)
+        return float(losses.mean())
+
+    def _loss(self, batch: Tensor, columns: Tensor, stay: Tensor) -> Tensor:
+        with self._mixed(stay):
+            logits = self._run(batch, columns).logits
+        return cross_entropy(logits.float().flatten(0, 1), batch[:, columns + 1].flatten())
+
+    def _rate(self) -> float:
+        """The share of the peak learning rate."""
+        done, warm = self.done + 1, max(1, self.config.steps // 20)
+        left = math.cos(math.pi * max(0, done - warm) / (self.config.steps - warm + 1))
+        return min(1.0, done / warm) * (1 + left) / 2
+
+    def _batch(self, tokens: Tensor, size: int, chance: torch.Generator) -> Tensor:
+        return tokens[torch.randperm(len(tokens), generator=chance)[:size]].to(self.model.device)
+
+    def _columns(self, batch: Tensor, share: float, chance: torch.Generator) -> Tensor:
+        """A random share of the positions that have a next token, ascending."""
+        length = batch.shape[1] - 1
+        chosen = torch.randperm(length, generator=chance)[: max(1, round(share * length))]
+        return chosen.sort().values.to(batch.device)
+
+    def _run(self, batch: Tensor, columns: Tensor, **asked: bool) -> Any:
+        """The output of the stack as it now is, with logits at these columns only."""
+        with autocast(self.model):
+            if head_at(self.model):
+                return self.model(batch, use_cache=False, logits_to_keep=columns, **asked)
+            out = self.model(batch, use_cache=False, **asked)
+        out.logits = out.logits[:, columns]
+        return out
+
+    def _mixed(self, stay: Tensor) -> AbstractContextManager[None]:
+        """Within, harmonizers stand for the layers that do not `stay` (bool, layers)."""
+        by_layer = zip(self.layers, self.harmonizers, stay.tolist(), strict=True)
+        return self.stand_ins.within({layer: one for layer, one, stays in by_layer if not stays})
+
+    def result(self) -> dict[str, Tensor]:
+        """As `harmonize` returns it."""
+        found = {"scores": self.importance.scores}
+        found |= {f"curve.{name}": curve for name, curve in self.curves.items()}
+        for layer, harmonizer in zip(self.layers, self.harmonizers, strict=True):
+            found |= {f"{layer}.up": harmonizer.up.weight, f"{layer}.down": harmonizer.down.weight}
+        return {name: tensor.detach().clone() for name, tensor in found.items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """All that a resumed run needs."""
+        held = {"done": torch.tensor(self.done)} | self.parameters
+        held |= {"scores": self.importance.scores}
+        held |= {f"curve.{name}": curve for name, curve in self.curves.items()}
+        for name, parameter in self.parameters.items():
+            moments = self.optimizer.state.get(parameter) or {
+                "step": torch.tensor(0.0),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
+            held |= {f"{name}.{moment}": tensor for moment, tensor in moments.items()}
+        return {name: tensor.detach().clone() for name, tensor in held.items()}
+
+    @torch.no_grad()
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Stand where `state` was taken."""
+        self.done = int(state["done"])
+        self.importance.scores.copy_(state["scores"])
+        for name, curve in self.curves.items():
+            curve.copy_(state[f"curve.{name}"])
+        for name, parameter in self.parameters.items():
+            parameter.copy_(state[name])
+            if state[f"{name}.step"]:
+                moments = ("step", "exp_avg", "exp_avg_sq")
+                self.optimizer.state[parameter] = {m: state[f"{name}.{m}"].clone() for m in moments}
+
+
+def _apart(states: Tensor, aim: Tensor) -> Tensor:
+    """The squared distance of states (..., width) from those aimed at, relative to these, mean over tokens."""
+    states, aim = states.float(), aim.float()
+    return ((states - aim).square().mean(-1) / aim.square().mean(-1)).mean()
+
+
+def _fresh(model: PreTrainedModel, count: int, config: Harmonizing) -> list[Harmonizer]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        width = model.config.hidden_size
+        rank = min(config.rank, width)
+        return [Harmonizer(width, rank).to(model.device) for _ in range(count)]

@@ -1,0 +1,99 @@
+"""Methods one after the other: the first says which layers stand, later ones what is done to those."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from offsite.errors import UserError
+from offsite.owner.blueprint import Blueprint, Place, raw
+from offsite.owner.methods.base import Method, check_keep
+from offsite.owner.profile import Profile
+
+Stage = tuple[Method, Profile]
+"""A method, and what it learnt."""
+
+
+def plan(stages: Sequence[Stage], keep: float) -> Blueprint:
+    """One blueprint that stores the share `keep` of the middle.
+
+    Stages whose own knobs leave `keep` nothing to say take what they take; of n others each takes the n-th root
+    of what is left to the share asked for, so that the last one brings it home.
+    """
+    check_keep(keep)
+    blueprint: Blueprint | None = None
+    for number, (method, profile) in enumerate(stages):
+        if blueprint is None:
+            blueprint = method.plan(profile, _share(stages, keep))
+            continue
+        fixed, free = _stored(blueprint, profile)
+        left = (keep * sum(profile.sizes) - fixed) / free
+        share = _share(stages[number:], min(1.0, max(left, 1e-3)))
+        blueprint = overlay(blueprint, method.plan(_narrowed(profile, blueprint), share), method.name)
+    assert blueprint is not None, "there is a stage"
+    return blueprint
+
+
+def overlay(first: Blueprint, then: Blueprint, name: str = "") -> Blueprint:
+    """The places of `first`, with what `then` does to the layers that stand there; `then` wins where both do.
+
+    Raises UserError where `then`, the plan of the method `name`, leaves such a layer out.
+    """
+    inner = {place.layer: place for place in raw(then)}
+
+    def both(place: Place) -> Place:
+        if place.harmonizer:
+            return place
+        if place.layer not in inner:
+            raise UserError(f"The method {name!r} drops layers itself, so it has to stand first in a chain.")
+        own = inner[place.layer]
+        if own.channels is None:
+            return replace(place, weights={**place.weights, **own.weights})
+        if place.channels is not None:
+            raise UserError(
+                f"The method {name!r} prunes channels, and so does one before it; take one of them."
+            )
+        return replace(place, channels=own.channels, weights={**place.weights, **own.weights})
+
+    return tuple(map(both, first))
+
+
+def _share(stages: Sequence[Stage], keep: float) -> float:
+    """What the first of the stages is asked for."""
+    budgeted = sum(method.budgeted for method, _ in stages)
+    return float(keep ** (1 / max(1, budgeted)))
+
+
+def _stored(blueprint: Blueprint, profile: Profile) -> tuple[int, int]:
+    """Parameters that no later stage can change, those of harmonizers, and of the layers that stand."""
+    chains = [place.harmonizer.matrices for place in blueprint if place.harmonizer]
+    fixed = sum(matrix.numel() for matrices in chains for matrix in matrices)
+    return fixed, sum(profile.sizes[layer] for layer in {place.layer for place in raw(blueprint)})
+
+
+def _narrowed(profile: Profile, blueprint: Blueprint) -> Profile:
+    """The profile as of a model in which only the layers that stand have parameters and findings."""
+    layers = {place.layer for place in raw(blueprint)}
+    sizes = tuple(size if layer in layers else 0 for layer, size in enumerate(profile.sizes))
+    gone = {str(layer) for layer in profile.middle if layer not in layers}
+    return replace(profile, sizes=sizes, findings=_Without(profile.findings, gone))
+
+
+class _Without(Mapping[str, Tensor]):
+    """Findings without some parts."""
+
+    def __init__(self, findings: Mapping[str, Tensor], gone: set[str]) -> None:
+        self.findings, self.gone = findings, gone
+
+    def __getitem__(self, key: str) -> Tensor:
+        if key.partition("/")[0] in self.gone:
+            raise KeyError(key)
+        return self.findings[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return (key for key in self.findings if key.partition("/")[0] not in self.gone)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
