@@ -47,6 +47,15 @@ def test_methods_writes_each_run_once_and_a_table(run, capsys):
     assert "±" in capsys.readouterr().out
 
 
+def test_methods_chains_and_distils(run):
+    words = ["--tasks", "asked.jsonl", "--text", "text.txt", "--steps", "2", "--limit", "4", "-o", "out.json"]
+    specs = ["svd+src:beta=0.5", "uniform~2"]
+    run("methods.py", "model", "--methods", *specs, "--profiles", "profiles", *words)
+    runs = json.loads(Path("out.json").read_text())["runs"]
+    assert [each["method"] for each in runs] == ["", *specs]
+    assert Path("profiles/distilled-uniform-0.7-2").is_dir()
+
+
 def test_fidelity_writes_points_and_a_figure(run):
     words = ["--text", "text.txt", "--blocks", "2", "--length", "16", "-o", "out.json", "--figure", "out.svg"]
     run("fidelity.py", "model", "--methods", "svd", "uniform", "--keeps", "0.5", "0.75", *words)

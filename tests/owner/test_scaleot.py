@@ -71,7 +71,7 @@ def test_harmonizers_learn(model):
     longer = ScaleOT(**QUICK | {"steps": 40, "regressed": 0, "lr": 1e-2})
     found = longer.profile(model, SPLIT, torch.full_like(TOKENS, 7)).findings
     loss = found["harmonizers/curve.loss"]
-    assert loss[-10:].mean() < loss[:10].mean() - 0.5
+    assert loss[-10:].mean() < loss[:10].mean() / 2
 
 
 def test_the_regression_starts_nearer_to_the_layers_than_the_identity(model):

@@ -23,8 +23,9 @@ HELP = """Model owner: make the emulator bundle that a data owner may have.
 
 Without a profile one is made on the way; `offsite profile` makes one that serves every budget.
 
-Examples: `offsite compress smollm2-135m -o emulator/ --profile profile/ --keep 0.7`,
-`offsite compress smollm2-135m -o emulator/ --profile scaleot-profile/ --alpha 0.25 --beta 0.8`
+Example: `offsite compress smollm2-135m -o emulator/ --profile profile/ --keep 0.7`
+
+Another: `offsite compress smollm2-135m -o emulator/ --profile scaleot-profile/ --alpha 0.25 --beta 0.8`
 """
 
 

@@ -22,8 +22,9 @@ HELP = """Model owner: let a method learn about the model, once for every budget
 
 Interrupted, the same command goes on where it stopped.
 
-Examples: `offsite profile smollm2-135m --method gradot --text wikipedia -o profile/`,
-`offsite profile smollm2-135m --method scaleot --steps 200 -o scaleot-profile/`
+Example: `offsite profile smollm2-135m --method gradot --text wikipedia -o profile/`
+
+Another: `offsite profile smollm2-135m --method scaleot --steps 300 -o scaleot-profile/`
 """
 
 METHODS, DEFAULT = "gradot, scaleot, src, uniform, crash or svd", "gradot"

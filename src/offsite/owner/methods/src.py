@@ -59,7 +59,7 @@ def blurred(blueprint: Blueprint, findings: Mapping[str, Tensor], beta: float) -
         raise UserError(f"beta is the share of attention's rank that stays, above 0 and up to 1, not {beta:g}.")
     if beta == 1:
         return blueprint
-    factored = [key.removesuffix(".up") for key in findings if key.endswith(".up")]
+    factored = sorted(key.removesuffix(".up") for key in findings if key.endswith(".up"))
 
     def weights(layer: int) -> dict[str, Weight]:
         return {
