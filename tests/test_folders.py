@@ -196,3 +196,15 @@ def test_check_says_beforehand_what_staged_would_refuse(tmp_path):
     for path in (tmp_path / "file", tmp_path / "file" / "out", Path.cwd()):
         with pytest.raises(UserError, match=str(path)):
             check(path)
+
+
+def test_files_are_as_open_as_other_files_of_the_user(tmp_path):
+    """Whoever wrote them: safetensors would let nobody else read them."""
+    (tmp_path / "usual").write_text("x")
+    with staged(tmp_path / "out") as folder:
+        (folder / "inner").mkdir()
+        for file in (folder / "a.safetensors", folder / "inner" / "b"):
+            file.write_text("x")
+            file.chmod(0o600)
+    modes = {file.stat().st_mode for file in (tmp_path / "out").rglob("*") if file.is_file()}
+    assert modes == {(tmp_path / "usual").stat().st_mode}

@@ -27,6 +27,7 @@ def staged(path: Path) -> Iterator[Path]:
         try:
             fresh.mkdir()
             yield fresh
+            _readable(fresh)
             _replace(path, fresh)
         except BaseException:
             shutil.rmtree(fresh, ignore_errors=True)
@@ -85,6 +86,14 @@ def parents_of(path: Path) -> Iterator[None]:
             with suppress(OSError):  # something else was put there meanwhile
                 folder.rmdir()
         raise
+
+
+def _readable(folder: Path) -> None:
+    """Let files be as open as the umask has the folder; safetensors writes them for the owner alone."""
+    mode = folder.stat().st_mode & 0o666
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(mode)
 
 
 def _replace(path: Path, fresh: Path) -> None:
