@@ -11,11 +11,12 @@ from offsite.cli.profile import DEFAULT, METHODS, Knobs, Text, learn, worth
 from offsite.cli.shell import Force, Json, Seed, beside, console, emit, leftovers, output
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from offsite.emulator import Emulator
     from offsite.owner.methods.base import Method
     from offsite.owner.profile import Profile
+    from offsite.owner.stages import Stage
     from offsite.split import Split
 
 NAME = "compress"
@@ -81,19 +82,9 @@ def command(
         leftovers(beside(out, ".profiling"), worth) as parts,
         leftovers(beside(out, ".distilling"), has_checkpoint) as work,
     ):
-        for _, profile in chosen:
-            if profile:
-                profile.check_model(whole)
-        stages = [
-            (
-                one,
-                profile
-                or learn(one, whole, tokenizer, split, text, parts if len(chosen) == 1 else parts / one.name),
-            )
-            for one, profile in chosen
-        ]
+        stages = _learnt(chosen, whole, tokenizer, split, text, parts)
         blueprint = plan(stages, keep)
-        name = "+".join(one.name for one, _ in chosen)
+        name = "+".join(one.name for one, _ in stages)
         emulator = build(whole, split, blueprint, method=name, tokenizer=tokenizer)
         if distill:
             _distill(emulator, whole, text, distill, seed, work)
@@ -123,6 +114,26 @@ def _chosen(
     for profile in profiles:
         profile.check_split(asked)
     return [(one, next((p for p in profiles if p.method == one.name), None)) for one in methods], asked
+
+
+def _learnt(
+    chosen: list[tuple[Method, Profile | None]],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    split: Split,
+    text: str,
+    parts: Path,
+) -> list[Stage]:
+    """Each method with its profile, made now where there is none; several keep their parts apart."""
+    for _, profile in chosen:
+        if profile:
+            profile.check_model(model)
+    several = len(chosen) > 1
+
+    def made(method: Method) -> Profile:
+        return learn(method, model, tokenizer, split, text, parts / method.name if several else parts)
+
+    return [(method, profile or made(method)) for method, profile in chosen]
 
 
 def _distill(emulator: Emulator, model: PreTrainedModel, text: str, steps: int, seed: int, work: Path) -> None:
