@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from offsite.owner.methods.scaleot import ScaleOT
+from offsite.split import Split
 from tests.families import tiny_model
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -54,6 +57,19 @@ def test_methods_chains_and_distils(run):
     runs = json.loads(Path("out.json").read_text())["runs"]
     assert [each["method"] for each in runs] == ["", *specs]
     assert Path("profiles/distilled-uniform-0.7-2").is_dir()
+
+
+def test_importance_tells_trainings_and_orders_apart(run, capsys):
+    tokens = torch.randint(3, 120, (32, 16), generator=torch.Generator().manual_seed(0))
+    for seed in ("0", "1"):
+        method = ScaleOT(steps=2, batch_size=4, rank=4, seed=int(seed))
+        method.profile(tiny_model("llama"), Split(), tokens).save(seed)
+    run("importance.py", "model", "0", "1", "--text", "text.txt", "--blocks", "4", "--length", "16")
+    said = capsys.readouterr().out.splitlines()
+    assert len([line for line in said if line.startswith("Rank correlations")]) == 2
+    assert [line.split(" | ")[0] for line in said[4::2]] == [
+        "| learnt", "| each layer alone (the start)", "| block influence", "| gradient norm",
+    ]  # fmt: skip
 
 
 def test_fidelity_writes_points_and_a_figure(run):
