@@ -32,7 +32,8 @@ class Harmonizer(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """(..., width) to (..., width)."""
-        added: Tensor = self.up(torch.relu(self.down(normed(states))))
+        inputs = normed(states).to(self.down.weight.dtype)  # trained in float32, whatever the model's type
+        added: Tensor = self.up(torch.relu(self.down(inputs)))
         return states + added.to(states.dtype)
 
     @classmethod

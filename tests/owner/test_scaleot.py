@@ -30,6 +30,18 @@ def profile(model):
     return ScaleOT(**QUICK).profile(model, SPLIT, TOKENS)
 
 
+def test_a_model_in_half_precision_is_learnt_about_in_float32():
+    half = tiny_model("llama").bfloat16()
+    half.config.dtype = torch.bfloat16
+    chosen = ScaleOT(**QUICK, alpha=0.5)
+    learnt = chosen.profile(half, SPLIT, TOKENS)
+    assert learnt.findings[f"harmonizers/{MIDDLE[0]}.up"].dtype == torch.float32
+    built = build(half, SPLIT, chosen.plan(learnt, 0.5)).model
+    assert {tensor.dtype for tensor in built.state_dict().values()} == {torch.bfloat16}
+    with torch.no_grad():
+        assert built(TOKENS[:2]).logits.isfinite().all()
+
+
 class StopError(Exception):
     pass
 

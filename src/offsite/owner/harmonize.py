@@ -285,8 +285,8 @@ class _Training:
         for name, parameter in self.parameters.items():
             parameter.copy_(state[name])
             if state[f"{name}.step"]:
-                moments = ("step", "exp_avg", "exp_avg_sq")
-                self.optimizer.state[parameter] = {m: state[f"{name}.{m}"].clone() for m in moments}
+                moments = {m: state[f"{name}.{m}"].to(parameter.device) for m in ("exp_avg", "exp_avg_sq")}
+                self.optimizer.state[parameter] = moments | {"step": state[f"{name}.step"].clone()}
 
 
 def _apart(states: Tensor, aim: Tensor) -> Tensor:
