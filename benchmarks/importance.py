@@ -4,7 +4,7 @@
 
 The profiles are of `offsite profile --method scaleot` with different seeds. For the first one's harmonizers:
 the fidelity of emulators with a quarter and with half of the layers replaced, in the order of its learnt
-scores, of those it started from (each layer replaced alone), of block influence (1 - the cosine between a
+scores, of those after its first step (each layer replaced alone), of block influence (1 - the cosine between a
 layer's input and output) and of the norm of the layer's gradient. Printed as Markdown.
 """
 

@@ -93,7 +93,8 @@ class Bench:
         name = "+".join(method.name for method in methods)
         made = build(self.owner.model, Split(), blueprint, method=name, tokenizer=self.owner.tokenizer)
         if steps:
-            self._distill(made, int(steps), f"{chain}-{keep}-{steps}")
+            trained = [str(seed)] if any("seed" in method.knobs for method in methods) else []
+            self._distill(made, int(steps), "-".join([chain, str(keep), steps, *trained]))
         return made
 
     def _distill(self, emulator: Emulator, steps: int, name: str) -> None:

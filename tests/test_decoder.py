@@ -223,3 +223,12 @@ def test_no_other_file_knows_the_layout():
     layout = re.compile(r"layer_idx|layer_id\b|model\.layers|\.transformer\.h\b|_no_split_modules")
     knowing = [p.name for p in SOURCE.rglob("*.py") if layout.search(p.read_text())]
     assert knowing == ["decoder.py"]
+
+
+def test_stand_ins_put_back_what_another_library_had_put_there():
+    model = tiny_model("llama")
+    layer, stand_ins = Decoder.of(model).layers[3], StandIns(model)
+    layer.forward = patched = layer.forward
+    with stand_ins.within({3: lambda states: states}):
+        assert layer.forward is not patched
+    assert layer.forward is patched

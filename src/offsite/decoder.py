@@ -200,13 +200,16 @@ class StandIns:
     @contextmanager
     def within(self, functions: Mapping[int, Callable[[Tensor], Tensor]]) -> Iterator[None]:
         """Within, each of the functions, of the hidden states, stands for the layer of its index."""
+        own = {index: vars(self.layers[index]).get("forward") for index in functions}
         for index, function in functions.items():
             self.layers[index].forward = self._forward(function)
         try:
             yield
         finally:
-            for index in functions:
+            for index, forward in own.items():
                 del self.layers[index].forward
+                if forward is not None:  # another library had put its own there
+                    self.layers[index].forward = forward
 
     def _forward(self, function: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
         def forward(states: Tensor, *_: Any, **__: Any) -> Any:

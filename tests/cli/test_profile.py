@@ -187,7 +187,7 @@ class TestChains:
         line = asked("compress M -o O --method slow+src --text T", world, here / "out")
         slow.stop = 4
         assert command(*line).code == 130
-        assert names(here) == [".out.profiling", "thesis"]
+        assert names(here) == [".out.profiling-slow", "thesis"]
         slow.stop = None
         assert command(*line).code == 0
         assert slow.learnt == [2, 3, 4, 5]

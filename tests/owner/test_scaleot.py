@@ -185,6 +185,8 @@ def test_shares_that_are_none_are_refused(profile, knobs, said):
         {"align": -1.0},
         {"regressed": -1},
         {"alone": -1},
+        {"seed": 2**32},
+        {"align": 0.0},
     ],
 )
 def test_senseless_knobs_are_refused(knobs):
@@ -192,9 +194,32 @@ def test_senseless_knobs_are_refused(knobs):
         ScaleOT(**knobs)
 
 
-def test_too_little_text_is_refused(model):
+@pytest.mark.parametrize("tokens", [TOKENS[:4], TOKENS[:, :1]], ids=["few", "short"])
+def test_too_little_text_is_refused_before_anything_is_learnt(model, tmp_path, tokens):
     with pytest.raises(UserError, match="too few"):
-        ScaleOT(**QUICK).profile(model, SPLIT, TOKENS[:4])
+        ScaleOT(**QUICK).profile(model, SPLIT, tokens, tmp_path / "work")
+    assert not (tmp_path / "work").exists()
+
+
+def test_what_is_asked_of_beta_holds_at_any_keep(profile):
+    assert not any(place.weights for place in ScaleOT(**QUICK).plan(profile, 1.0))
+    assert all(place.weights for place in ScaleOT(**QUICK, beta=0.5).plan(profile, 1.0))
+
+
+def test_dropout_rests_and_modes_come_back(profile):
+    model = tiny_model("gpt2").train()
+    model.transformer.h[2].eval()
+    modes = [module.training for module in model.modules()]
+    chosen = ScaleOT(**QUICK)
+    first, second = (chosen.profile(model, SPLIT, TOKENS).findings for _ in range(2))
+    assert same(dict(first), dict(second))
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_layers_that_do_not_fit_at_once_are_fitted_in_turn(model, profile, monkeypatch):
+    monkeypatch.setattr(training, "_ROOM", 2 * 8 * 32**2)  # two layers of a width of 32
+    again = ScaleOT(**QUICK).profile(model, SPLIT, TOKENS)
+    assert same(dict(again.findings), dict(profile.findings))
 
 
 def test_a_profile_serves_any_alpha_and_beta_but_no_other_training(profile):

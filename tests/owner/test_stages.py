@@ -30,6 +30,7 @@ METHODS = {
     "svd": SVD(),
     "src": SRC(beta=0.25),
     "crash": Crash(share=False),
+    "crash, shared": Crash(),
 }
 
 
@@ -52,7 +53,7 @@ def test_one_stage_is_its_method_alone(stage):
     assert described[0] == described[1]
 
 
-@pytest.mark.parametrize("first", ["scaleot", "scaleot at alpha", "uniform", "crash"])
+@pytest.mark.parametrize("first", ["scaleot", "scaleot at alpha", "uniform", "crash", "crash, shared"])
 @pytest.mark.parametrize("then", ["gradot", "svd"])
 @pytest.mark.parametrize("keep", [0.7, 0.5])
 def test_a_chain_stores_what_was_asked_for(model, stage, first, then, keep):
@@ -73,6 +74,19 @@ def test_a_stage_without_a_budget_takes_none(model, stage):
     blueprint = plan([stage["uniform"], stage["src"]], 0.7)
     assert [p.layer for p in blueprint] == [p.layer for p in whole]
     assert all(len(w.matrices[1]) == 8 for p in blueprint for n, w in p.weights.items() if "q_proj" in n)
+
+
+@pytest.mark.parametrize("first", ["gradot", "svd"])
+def test_a_stage_without_a_budget_undoes_nothing(model, stage, first):
+    method, profile = stage[first]
+    alone, chained = method.plan(profile, 0.5), plan([stage[first], stage["src"]], 0.5)
+    for place, own in zip(chained, alone, strict=True):
+        assert place.weights.keys() > own.weights.keys() or place.weights.keys() == own.weights.keys()
+        assert all(place.weights[name] is not None for name in own.weights)
+        told, was = (one.describe().get("ranks", {}) for one in (place, own))
+        assert was.items() <= told.items()
+    stored = [keep_of(build(model, SPLIT, blueprint), model) for blueprint in (alone, chained)]
+    assert stored[1] <= stored[0] + 1e-6
 
 
 def test_a_stage_that_drops_layers_has_to_be_first(stage):

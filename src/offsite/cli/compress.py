@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,7 +42,10 @@ def command(
         str | None,
         typer.Option(help=f"{METHODS}, or several, as scaleot+gradot [default: the profiles', or {DEFAULT}]."),
     ] = None,
-    keep: Annotated[float, typer.Option(help="Share of the middle's parameters to store, 0 to 1.")] = 0.7,
+    keep: Annotated[
+        float,
+        typer.Option(help="Share of the middle's parameters to store, 0 to 1; src and --alpha go without."),
+    ] = 0.7,
     alpha: Annotated[
         float | None, typer.Option(help="scaleot: the share of layers to replace, whatever --keep says.")
     ] = None,
@@ -78,10 +83,15 @@ def command(
     chosen, split = _chosen(profiles or [], method, [*(knobs or []), *asked], seed, bottom, top)
     tasks.check_text(text)
     whole, tokenizer = models.load(model)
-    with (
-        leftovers(beside(out, ".profiling"), worth) as parts,
-        leftovers(beside(out, ".distilling"), has_checkpoint) as work,
-    ):
+    with ExitStack() as hold:
+        work = hold.enter_context(leftovers(beside(out, ".distilling"), has_checkpoint))
+        several = len(chosen) > 1
+        parts = {
+            one.name: hold.enter_context(
+                leftovers(beside(out, f".profiling{'-' * several}{one.name * several}"), worth)
+            )
+            for one, _ in chosen
+        }
         stages = _learnt(chosen, whole, tokenizer, split, text, parts)
         blueprint = plan(stages, keep)
         name = "+".join(one.name for one, _ in stages)
@@ -122,16 +132,15 @@ def _learnt(
     tokenizer: PreTrainedTokenizerBase,
     split: Split,
     text: str,
-    parts: Path,
+    parts: Mapping[str, Path],
 ) -> list[Stage]:
-    """Each method with its profile, made now where there is none; several keep their parts apart."""
+    """Each method with its profile, made now where there is none, its parts in a folder of its own."""
     for _, profile in chosen:
         if profile:
             profile.check_model(model)
-    several = len(chosen) > 1
 
     def made(method: Method) -> Profile:
-        return learn(method, model, tokenizer, split, text, parts / method.name if several else parts)
+        return learn(method, model, tokenizer, split, text, parts[method.name])
 
     return [(method, profile or made(method)) for method, profile in chosen]
 

@@ -100,7 +100,7 @@ def worth(work: Path) -> bool:
     """Whether there is a part that an interrupted profile goes on from."""
     from offsite.owner.profile import Findings
 
-    return any(Findings(folder).parts for folder in (work, *work.glob("*/")))
+    return bool(Findings(work).parts)
 
 
 def _report(profile: Profile, path: Path, model: str, text: str) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from offsite import bundle
@@ -35,11 +36,14 @@ def build(
     ends = range(middle.start), range(middle.stop, len(decoder))
     emulated = restack(model, [*ends[0], *(place.layer for place in raw(blueprint)), *ends[1]])
     inner = Decoder.of(emulated)
+    made: dict[object, dict[str, nn.Module]] = {}  # places that are the same share their linears
     for slot, place in zip(split.middle(len(inner)), raw(blueprint), strict=True):
-        for name, weight in _changed(decoder, place).items():
-            linear = decoder.layers[place.layer].get_submodule(name)
-            inner.layers[slot].set_submodule(name, weight.module(linear))
-    hang(emulated, _chains(blueprint, split.bottom - 1, model.dtype))
+        same = (place.layer, place.channels, frozenset((n, id(weight)) for n, weight in place.weights.items()))
+        if same not in made:
+            made[same] = _linears(decoder, place)
+        for name, module in made[same].items():
+            inner.layers[slot].set_submodule(name, module)
+    hang(emulated, _chains(blueprint, split.bottom - 1, model))
     places = split.adapter(len(inner)).values()
     own(emulated, [inner.name(i, name) for i in places for name in inner.tensors(i)])
     return Emulator(emulated, origin(model, split, tokenizer), method, tokenizer)
@@ -82,16 +86,23 @@ def keep_of(emulator: Emulator, model: PreTrainedModel) -> float:
     return (ours + sum(tensor.numel() for tensor in hung(emulator.model).values())) / whole
 
 
-def _chains(blueprint: Blueprint, slot: int, dtype: torch.dtype) -> dict[int, list[Harmonizer]]:
+def _chains(blueprint: Blueprint, slot: int, model: PreTrainedModel) -> dict[int, list[Harmonizer]]:
     """The harmonizers by the layer of the emulator that they follow; the first places follow `slot`."""
     chains: dict[int, list[Harmonizer]] = {}
     for place in blueprint:
         if place.harmonizer is None:
             slot += 1
             continue
-        up, down = (matrix.to(dtype) for matrix in place.harmonizer.matrices)
+        up, down = (matrix.to(model.device, model.dtype) for matrix in place.harmonizer.matrices)
         chains.setdefault(slot, []).append(Harmonizer.of(up, down))
     return chains
+
+
+def _linears(decoder: Decoder, place: Place) -> dict[str, nn.Module]:
+    """The linears of a place that are not its layer's own, by their names in the layer."""
+    layer = decoder.layers[place.layer]
+    changed = _changed(decoder, place)
+    return {name: weight.module(layer.get_submodule(name)) for name, weight in changed.items()}
 
 
 def _changed(decoder: Decoder, place: Place) -> dict[str, Weight]:

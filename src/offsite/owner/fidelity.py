@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite, sqrt
 
@@ -19,6 +18,7 @@ from offsite.decoder import Decoder, check_length
 from offsite.emulator import Emulator
 from offsite.errors import UserError
 from offsite.owner.build import check_parent
+from offsite.owner.states import evaluating
 from offsite.progress import Advance, bar
 from offsite.split import Split
 from offsite.text import blocks
@@ -118,7 +118,7 @@ def _gradient(
     for leaf, gradient in zip(leaves, gradients, strict=True):
         leaf.grad = gradient  # the backward passes add to it, tensor by tensor
     total = 0.0
-    with torch.enable_grad(), _evaluating(model):
+    with torch.enable_grad(), evaluating(model):
         for batch in torch.split(tokens, _BATCH):
             pairs = zip(adapter.items(), leaves, strict=True)
             placed = {name: leaf.to(old.dtype) for (name, old), leaf in pairs}
@@ -146,18 +146,6 @@ def _loss(model: PreTrainedModel, placed: dict[str, Tensor], ids: Tensor) -> Ten
     with autocast(model):
         logits = functional_call(model, placed, (ids,), {"use_cache": False}).logits[:, :-1]
     return cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="sum")
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Without dropout; each module's mode is afterwards what it was."""
-    modes = {module: module.training for module in model.modules()}
-    model.train(False)
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _dot(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:

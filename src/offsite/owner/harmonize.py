@@ -32,6 +32,7 @@ from offsite.training import autocast
 STATE = "training"
 """The part of the findings that an interrupted run goes on from."""
 _EVERY = 10  # steps between two checkpoints
+_ROOM = 2 << 30  # bytes of moments at once; more layers than fit are fitted after further passes
 _LEARNT, _JUDGED = 0.5, 0.25  # of the positions have their loss taken, for the head costs as much as ten layers
 
 
@@ -56,7 +57,7 @@ class Harmonizing(Judging):
     """Weight of the distance of the mixed stack's states from the full model's, after each layer: relative
     squares, mean over layers and tokens."""
     seed: int = 0
-    """Of the draws, the order of the text, and where harmonizers start."""
+    """Of the draws and the order of the text; without `regressed`, also of where harmonizers start."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "lr", "rank", "groups", "score_step"):
@@ -67,6 +68,8 @@ class Harmonizing(Judging):
         for name in ("regressed", "alone", "lm", "align"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"{name} must be zero or above, not {getattr(self, name)}.")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed must be from 0 to {2**32 - 1}, not {self.seed}.")
         if not self.lm + self.align:
             raise UserError("lm and align are both 0, so there is nothing to train on; raise one of them.")
 
@@ -80,8 +83,19 @@ def harmonize(
     `scores` (layers), `curve.loss`, `curve.judged` (steps) and `curve.scores` (steps, layers). `model` stays as
     it is. Raises UserError for too little text.
     """
+    check_text(tokens, config)
     with frozen(model):  # gradients of its own parameters would cost half of each step
         return _trained(_Training(model, split, tokens, config), findings)
+
+
+def check_text(tokens: Tensor, config: Harmonizing) -> None:
+    """Refuse blocks that are too few or too short to train on."""
+    count, length = tokens.shape
+    if count - _held(count) < config.batch_size or length < 2:
+        raise UserError(
+            f"{count} blocks of {length} tokens are too few for batches of {config.batch_size} and as much to "
+            "judge on; give more text, or ask for more and shorter blocks."
+        )
 
 
 def _trained(training: _Training, findings: Findings) -> dict[str, Tensor]:
@@ -90,6 +104,7 @@ def _trained(training: _Training, findings: Findings) -> dict[str, Tensor]:
         training.restore({name: findings[f"{STATE}/{name}"] for name in training.state()})
     else:
         training.start()
+        findings.put(STATE, training.state())
     with bar("Training harmonizers", config.steps) as advance:
         advance(training.done, "")
         while training.done < config.steps:
@@ -120,12 +135,8 @@ class _Training:
         self.model, self.config, self.done, self.note = model, config, 0, ""
         self.layers = split.middle(len(Decoder.of(model)))
         self.stand_ins = StandIns(model)
-        held = max(1, len(tokens) // 8)
+        held = _held(len(tokens))
         self.held, self.tokens = tokens[-held:], tokens[:-held]
-        if len(self.tokens) < config.batch_size:
-            raise UserError(
-                f"{len(tokens)} blocks of text are too few for batches of {config.batch_size}; give more text."
-            )
         self.harmonizers = _fresh(model, len(self.layers), config)
         trained = torch.nn.ModuleList(self.harmonizers)
         self.parameters = dict(trained.named_parameters())
@@ -141,7 +152,9 @@ class _Training:
     def start(self) -> None:
         """Before the first step: harmonizers by least squares, scores by replacing one layer at a time."""
         if self.config.regressed:
-            self._regress()
+            at_once = max(1, _ROOM // (8 * self.model.config.hidden_size**2))
+            for first in range(0, len(self.layers), at_once):
+                self._regress(range(first, min(first + at_once, len(self.layers))))
         if not self.config.alone:
             return
         batch, every = self.held[: self.config.alone].to(self.model.device), torch.ones(len(self.layers)) > 0
@@ -152,21 +165,23 @@ class _Training:
         self.importance.start(losses[1:] - losses[0])
 
     @torch.no_grad()
-    def _regress(self) -> None:
-        """Start each harmonizer at the linear map of half its rank that comes nearest to what its layer does.
+    def _regress(self, some: range) -> None:
+        """Start some harmonizers at the linear maps of half their rank nearest to what their layers do.
 
         ReLU passes a linear map where each direction stands twice, once turned round.
         """
         width = self.model.config.hidden_size
-        moments, crosses = torch.zeros(2, len(self.layers), width, width)
+        moments, crosses = torch.zeros(2, len(some), width, width)
         for states in hidden_states(self.model, self.tokens[: self.config.regressed], "Reading states"):
-            for number, layer in enumerate(self.layers):
+            for number, layer in enumerate(self.layers[some.start : some.stop]):
                 before, after = (state.flatten(0, 1).float() for state in states[layer : layer + 2])
                 size = after.square().mean(-1, keepdim=True).sqrt()  # no token counts more for its size
                 inputs, wanted = normed(before) / size, (after - before) / size
                 moments[number] += (inputs.T @ inputs).cpu()
                 crosses[number] += (inputs.T @ wanted).cpu()
-        for harmonizer, moment, cross in zip(self.harmonizers, moments, crosses, strict=True):
+        fresh = self.harmonizers[some.start : some.stop]
+        fitted = track(zip(fresh, moments, crosses, strict=True), "Fitting harmonizers", len(fresh))
+        for harmonizer, moment, cross in fitted:
             up, down = reduced_rank(moment, cross, len(harmonizer.down.weight) // 2)
             harmonizer.down.weight[: 2 * len(down)] = torch.cat([down, -down])
             harmonizer.up.weight[:, : 2 * len(down)] = torch.cat([up, -up], dim=1)
@@ -199,8 +214,7 @@ class _Training:
         with self._mixed(stay):
             out = self._run(batch, head, output_hidden_states=aligned)
         if self.config.lm:
-            found = cross_entropy(out.logits.float().flatten(0, 1), batch[:, columns + 1].flatten())
-            loss = loss + self.config.lm * found
+            loss = loss + self.config.lm * _next_token_loss(out.logits, batch, columns)
         if aligned:
             with torch.no_grad():
                 aims = self._run(batch, columns[:1], output_hidden_states=True).hidden_states
@@ -222,7 +236,7 @@ class _Training:
     def _loss(self, batch: Tensor, columns: Tensor, stay: Tensor) -> Tensor:
         with self._mixed(stay):
             logits = self._run(batch, columns).logits
-        return cross_entropy(logits.float().flatten(0, 1), batch[:, columns + 1].flatten())
+        return _next_token_loss(logits, batch, columns)
 
     def _rate(self) -> float:
         """The share of the peak learning rate."""
@@ -287,6 +301,16 @@ class _Training:
             if state[f"{name}.step"]:
                 moments = {m: state[f"{name}.{m}"].to(parameter.device) for m in ("exp_avg", "exp_avg_sq")}
                 self.optimizer.state[parameter] = moments | {"step": state[f"{name}.step"].clone()}
+
+
+def _held(blocks: int) -> int:
+    """How many of the blocks are judged on, not trained on."""
+    return max(1, blocks // 8)
+
+
+def _next_token_loss(logits: Tensor, batch: Tensor, columns: Tensor) -> Tensor:
+    """Cross-entropy, nats a token, of logits (rows, columns, vocabulary) at these columns of the batch."""
+    return cross_entropy(logits.float().flatten(0, 1), batch[:, columns + 1].flatten())
 
 
 def _apart(states: Tensor, aim: Tensor) -> Tensor:

@@ -19,8 +19,9 @@ Stage = tuple[Method, Profile]
 def plan(stages: Sequence[Stage], keep: float) -> Blueprint:
     """One blueprint that stores the share `keep` of the middle.
 
-    Stages whose own knobs leave `keep` nothing to say take what they take; of n others each takes the n-th root
-    of what is left to the share asked for, so that the last one brings it home.
+    Stages whose own knobs leave `keep` nothing to say take what they take, and leave alone what others have
+    changed; of n others each takes the n-th root of what is left to the share asked for, so that the last one
+    brings it home. (What a first stage saves in matrices comes on top: the whole then stores less than asked.)
     """
     check_keep(keep)
     blueprint: Blueprint | None = None
@@ -31,15 +32,17 @@ def plan(stages: Sequence[Stage], keep: float) -> Blueprint:
         fixed, free = _stored(blueprint, profile)
         left = (keep * sum(profile.sizes) - fixed) / free
         share = _share(stages[number:], min(1.0, max(left, 1e-3)))
-        blueprint = overlay(blueprint, method.plan(_narrowed(profile, blueprint), share), method.name)
+        then = method.plan(_narrowed(profile, blueprint), share)
+        blueprint = overlay(blueprint, then, method.name, wins=method.budgeted)
     assert blueprint is not None, "there is a stage"
     return blueprint
 
 
-def overlay(first: Blueprint, then: Blueprint, name: str = "") -> Blueprint:
-    """The places of `first`, with what `then` does to the layers that stand there; `then` wins where both do.
+def overlay(first: Blueprint, then: Blueprint, name: str = "", *, wins: bool = True) -> Blueprint:
+    """The places of `first`, with what `then` does to the layers that stand there.
 
-    Raises UserError where `then`, the plan of the method `name`, leaves such a layer out.
+    Where both change a linear, `then` does if it `wins`. Raises UserError where `then`, the plan of the method
+    `name`, leaves such a layer out, and where both prune channels.
     """
     inner = {place.layer: place for place in raw(then)}
 
@@ -49,13 +52,14 @@ def overlay(first: Blueprint, then: Blueprint, name: str = "") -> Blueprint:
         if place.layer not in inner:
             raise UserError(f"The method {name!r} drops layers itself, so it has to stand first in a chain.")
         own = inner[place.layer]
+        weights = {**place.weights, **own.weights} if wins else {**own.weights, **place.weights}
         if own.channels is None:
-            return replace(place, weights={**place.weights, **own.weights})
+            return replace(place, weights=weights)
         if place.channels is not None:
             raise UserError(
                 f"The method {name!r} prunes channels, and so does one before it; take one of them."
             )
-        return replace(place, channels=own.channels, weights={**place.weights, **own.weights})
+        return replace(place, channels=own.channels, weights=weights)
 
     return tuple(map(both, first))
 

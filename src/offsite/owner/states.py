@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from offsite.decoder import head_at
@@ -26,3 +27,15 @@ def hidden_states(model: PreTrainedModel, tokens: Tensor, what: str) -> Iterator
         with torch.no_grad(), autocast(model):
             inputs = batch.to(model.device)
             yield model(inputs, output_hidden_states=True, use_cache=False, **extra).hidden_states
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Without dropout; each module's mode is afterwards what it was."""
+    modes = {module: module.training for module in model.modules()}
+    model.train(False)
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

@@ -130,7 +130,7 @@ class _Told:
 
 
 def _judged(told: _Told) -> Figure:
-    """What mixed stacks lose on held-out text, the reward turned round: each step and smoothed."""
+    """What mixed stacks lose on held-out text: the less a stack, the more its layers are rewarded."""
     return _dotted(told.judged, _JUDGED, "Mean of the stacks")
 
 

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from offsite.errors import UserError
 from offsite.owner.blueprint import Blueprint
 from offsite.owner.profile import Findings, Knobs, Profile
+from offsite.owner.states import evaluating
 from offsite.split import Split
 
 
@@ -54,7 +55,8 @@ class Method(ABC):
         text = None if tokens is None else (tokens.shape[0], tokens.shape[1])
         bare = Profile.of(model, split, method=self.name, knobs=self.knobs, calibration=text)
         findings = Findings.resumed(work, bare.mark(tokens))
-        self.learn(model, split, tokens, findings)
+        with evaluating(model):
+            self.learn(model, split, tokens, findings)
         return replace(bare, findings=findings)
 
     def learn(  # noqa: B027 - most methods of dropping layers learn nothing

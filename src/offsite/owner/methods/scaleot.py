@@ -13,13 +13,14 @@ from offsite.modules import Weight
 from offsite.owner.blueprint import Blueprint, Place
 from offsite.owner.factors import factorise
 from offsite.owner.findings import Findings
-from offsite.owner.harmonize import STATE, Harmonizing, harmonize
+from offsite.owner.harmonize import STATE, Harmonizing, check_text, harmonize
 from offsite.owner.methods.base import Method, check_keep, made_with
 from offsite.owner.methods.src import blurred
 from offsite.owner.profile import Profile
 from offsite.split import Split
 
 _TRAINED = "harmonizers"  # the part of the findings
+_BETA = 0.8  # the paper's
 _CURVED = 128  # blocks of text that the Fisher norm is taken from
 
 
@@ -35,8 +36,8 @@ class ScaleOT(Harmonizing, Method):
     calibration: ClassVar[tuple[int, int] | None] = (2048, 128)
     alpha: float | None = None
     """The share of the middle's layers that harmonizers stand for; None: as many as `keep` asks for."""
-    beta: float = 0.8
-    """The share of the rank of attention that stays in the other layers."""
+    beta: float | None = None
+    """The share of the rank of attention that stays in other layers; None: 0.8, or all where `keep` is 1."""
     norm: Literal["fisher", "plain"] = "fisher"
     """Which of its components are the largest, as in `src`."""
 
@@ -48,6 +49,7 @@ class ScaleOT(Harmonizing, Method):
     def learn(self, model: PreTrainedModel, split: Split, tokens: Tensor | None, findings: Findings) -> None:
         """Factorise attention, then train harmonizers and scores."""
         assert tokens is not None, "calibration asks for tokens"
+        check_text(tokens, self)
         seen = tokens[:_CURVED] if self.norm == "fisher" else None
         factorise(model, split, findings, seen)
         if _TRAINED not in findings.parts:
@@ -65,8 +67,9 @@ class ScaleOT(Harmonizing, Method):
             up, down = (profile.findings[f"{_TRAINED}/{layer}.{part}"] for part in ("up", "down"))
             return Place(layer, harmonizer=Weight((up, down)))
 
-        whole = keep == 1 and self.alpha is None
-        return blurred(tuple(map(place, profile.middle)), profile.findings, 1.0 if whole else self.beta)
+        usual = 1.0 if keep == 1 and self.alpha is None else _BETA
+        beta = usual if self.beta is None else self.beta
+        return blurred(tuple(map(place, profile.middle)), profile.findings, beta)
 
     def check(self, profile: Profile) -> None:
         """Refuse a profile of another training; alpha and beta are free."""
