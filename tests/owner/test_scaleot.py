@@ -8,9 +8,11 @@ import torch
 from offsite.errors import UserError
 from offsite.owner import harmonize as training
 from offsite.owner.build import build, keep_of
+from offsite.owner.methods import method_named
 from offsite.owner.methods.scaleot import ScaleOT
 from offsite.owner.methods.src import SRC
 from offsite.split import Split
+from tests.bundles import is_sentence
 from tests.families import tiny_model
 from tests.test_laws import same, state
 
@@ -170,9 +172,11 @@ def test_plain_src_is_the_best_matrix_of_its_rank(model):
         ({"beta": 0.0}, "beta is the share"), ({"beta": 1.1}, "beta is the share"),
     ],
 )  # fmt: skip
-def test_shares_that_are_none_are_refused(profile, knobs, said):
+def test_shares_that_are_none_are_refused_at_once(knobs, said):
     with pytest.raises(UserError, match=said):
-        ScaleOT(**QUICK, **knobs).plan(profile, 0.7)
+        ScaleOT(**QUICK, **knobs)
+    with pytest.raises(UserError, match=said):  # on the command line too, and in the same sentence
+        method_named("scaleot", [f"{name}={value}" for name, value in knobs.items()])
 
 
 @pytest.mark.parametrize(
@@ -190,8 +194,12 @@ def test_shares_that_are_none_are_refused(profile, knobs, said):
     ],
 )
 def test_senseless_knobs_are_refused(knobs):
-    with pytest.raises(UserError):
+    with pytest.raises(UserError) as caught:
         ScaleOT(**knobs)
+    with pytest.raises(UserError) as again:
+        method_named("scaleot", [f"{name}={value}" for name, value in knobs.items()])
+    assert str(caught.value) == str(again.value)
+    assert is_sentence(str(caught.value))
 
 
 @pytest.mark.parametrize("tokens", [TOKENS[:4], TOKENS[:, :1]], ids=["few", "short"])

@@ -38,6 +38,8 @@ def method_named(
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         wrong = error.errors()[0]
+        if isinstance(said := wrong.get("ctx", {}).get("error"), UserError):  # the method's own sentence
+            raise said from error
         raise UserError(f"The knob {wrong['loc'][0]}={wrong['input']} of {name}: {wrong['msg']}.") from error
 
 

@@ -15,7 +15,7 @@ from offsite.owner.factors import factorise
 from offsite.owner.findings import Findings
 from offsite.owner.harmonize import STATE, Harmonizing, check_text, harmonize
 from offsite.owner.methods.base import Method, check_keep, made_with
-from offsite.owner.methods.src import blurred
+from offsite.owner.methods.src import blurred, check_beta
 from offsite.owner.profile import Profile
 from offsite.split import Split
 
@@ -40,6 +40,15 @@ class ScaleOT(Harmonizing, Method):
     """The share of the rank of attention that stays in other layers; None: 0.8, or all where `keep` is 1."""
     norm: Literal["fisher", "plain"] = "fisher"
     """Which of its components are the largest, as in `src`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.alpha is not None and not 0 <= self.alpha < 1:
+            raise UserError(
+                f"alpha is the share of layers that are replaced, from 0 and below 1, not {self.alpha:g}."
+            )
+        if self.beta is not None:
+            check_beta(self.beta)
 
     @property
     def budgeted(self) -> bool:
@@ -80,10 +89,6 @@ class ScaleOT(Harmonizing, Method):
         """How many layers are replaced; one at the least stays."""
         layers = len(profile.middle)
         if self.alpha is not None:
-            if not 0 <= self.alpha < 1:
-                raise UserError(
-                    f"alpha is the share of layers that are replaced, from 0 and below 1, not {self.alpha:g}."
-                )
             return min(layers - 1, round(self.alpha * layers))
         check_keep(keep)
         first = f"{_TRAINED}/{profile.middle[0]}"

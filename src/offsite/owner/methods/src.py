@@ -31,6 +31,9 @@ class SRC(Method):
     norm: Literal["fisher", "plain"] = "fisher"
     """Which components are the largest: by what the loss feels of them, or by singular value, as published."""
 
+    def __post_init__(self) -> None:
+        check_beta(self.beta)
+
     @property
     def budgeted(self) -> bool:
         """Not: beta decides."""
@@ -50,13 +53,17 @@ class SRC(Method):
         return blurred(everything(profile.split, len(profile.sizes)), profile.findings, self.beta)
 
 
+def check_beta(beta: float) -> None:
+    """Refuse a share that is none."""
+    if not 0 < beta <= 1:
+        raise UserError(f"beta is the share of attention's rank that stays, above 0 and up to 1, not {beta:g}.")
+
+
 def blurred(blueprint: Blueprint, findings: Mapping[str, Tensor], beta: float) -> Blueprint:
     """The blueprint with the best share `beta` of the ranks of attention where a layer stands as it is.
 
-    `findings` are those of `factorise`. Raises UserError for a share that is none.
+    `findings` are those of `factorise`.
     """
-    if not 0 < beta <= 1:
-        raise UserError(f"beta is the share of attention's rank that stays, above 0 and up to 1, not {beta:g}.")
     if beta == 1:
         return blueprint
     factored = sorted(key.removesuffix(".up") for key in findings if key.endswith(".up"))
