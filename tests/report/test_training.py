@@ -212,6 +212,6 @@ def test_a_browser_draws_it_and_complains_of_nothing(tmp_path, given, evil):
     )  # fmt: skip
     assert "CONSOLE" not in ran.stderr
     drawn = ran.stdout[: ran.stdout.index("plotly.js v")]
-    assert drawn.count('class="plot js-plotly-plot"') == 3
+    assert drawn.count('class="plot js-plotly-plot"') == 4
     assert drawn.count('class="trace bars"') == 1
     assert "<title>owned" not in drawn
