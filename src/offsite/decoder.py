@@ -274,9 +274,19 @@ def check_length(model: PreTrainedModel, length: int) -> None:
         )
 
 
-def head_at(model: PreTrainedModel) -> bool:
-    """Whether the model's forward can compute the head at chosen positions only (`logits_to_keep`)."""
-    return "logits_to_keep" in inspect.signature(model.forward).parameters
+def output_at(model: nn.Module, columns: Tensor | None = None, **inputs: Any) -> Any:
+    """The output of a pass without a KV cache, with logits at these columns only; None: at hardly any.
+
+    The head, which costs as much as ten layers of a small model, is computed there alone, where the model's
+    forward can do that (`logits_to_keep`).
+    """
+    if columns is None:
+        columns = torch.zeros(1, dtype=torch.long, device=inputs["input_ids"].device)
+    if "logits_to_keep" in inspect.signature(base_of(model).forward).parameters:
+        return model(**inputs, use_cache=False, logits_to_keep=columns)
+    out = model(**inputs, use_cache=False)
+    out.logits = out.logits[:, columns]
+    return out
 
 
 def _tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:

@@ -26,7 +26,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from offsite.decoder import base_of, head_at
+from offsite.decoder import base_of, output_at
 from offsite.errors import UserError, did_you_mean
 from offsite.progress import Advance, bar
 
@@ -142,13 +142,10 @@ def answer_loss(model: nn.Module, batch: Batch) -> Tensor:
 
     `batch`: input_ids, attention_mask, labels, each (rows, length); labels are -100 where only read.
     """
-    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "use_cache": False}
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     targets = batch["labels"][:, 1:]
     columns = (targets != -100).any(dim=0).nonzero().squeeze(1)  # the union over rows, ascending
-    if head_at(base_of(model)):
-        logits = model(**inputs, logits_to_keep=columns).logits
-    else:
-        logits = model(**inputs).logits[:, columns]
+    logits = output_at(model, columns, **inputs).logits
     return cross_entropy(logits.float().flatten(0, 1), targets[:, columns].flatten(), ignore_index=-100)
 
 

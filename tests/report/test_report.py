@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import copy
 import json
 import math
@@ -385,15 +384,7 @@ def test_results_of_another_shape_are_refused(tmp_path, results, spoil, names):
     assert not list(tmp_path.iterdir())
 
 
-def test_without_plotly_the_extra_is_named(tmp_path, results, monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *args, **kwargs):
-        if name.partition(".")[0] == "plotly":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+def test_without_plotly_the_extra_is_named(tmp_path, results, no_plotly):
     with pytest.raises(UserError, match=re.escape("pip install 'offsite[report]'")):
         write(results, tmp_path / "report.html")
     assert not list(tmp_path.iterdir())

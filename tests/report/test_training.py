@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import math
 import re
 import shutil
@@ -153,15 +152,7 @@ def test_the_same_training_makes_the_same_file_and_no_other(tmp_path, given):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.html", "b.html"]
 
 
-def test_without_plotly_the_extra_is_named(tmp_path, given, monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *args, **kwargs):
-        if name.partition(".")[0] == "plotly":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+def test_without_plotly_the_extra_is_named(tmp_path, given, no_plotly):
     with pytest.raises(UserError, match=re.escape("pip install 'offsite[report]'")):
         write_training(tmp_path / "report.html", **given)
     assert not list(tmp_path.iterdir())

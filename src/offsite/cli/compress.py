@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,33 +32,39 @@ Another: `offsite compress smollm2-135m -o emulator/ --profile scaleot-profile/ 
 """
 
 
+Profiles = Annotated[
+    list[Path] | None, typer.Option("--profile", help="Plan from this, made by `offsite profile`.")
+]
+Methods = Annotated[
+    str | None,
+    typer.Option(help=f"{METHODS}, or several, as scaleot+gradot [default: the profiles', or {DEFAULT}]."),
+]
+Keep = Annotated[
+    float, typer.Option(help="Share of the middle's parameters to store, 0 to 1; src and --alpha go without.")
+]
+Alpha = Annotated[
+    float | None, typer.Option(help="scaleot: the share of layers to replace, whatever --keep says.")
+]
+Beta = Annotated[float | None, typer.Option(help="scaleot, src: the share of attention's rank that stays.")]
+Bottom = Annotated[
+    int | None, typer.Option(help="Adapter layers nearest the embeddings [default: the profile's, or 2].")
+]
+Top = Annotated[
+    int | None, typer.Option(help="Adapter layers nearest the head [default: the profile's, or 2].")
+]
+
+
 def command(
     model: Annotated[str, typer.Argument(help="A folder, a named model or a hub id.")],
     out: Annotated[Path, typer.Option("-o", "--output", help="The emulator bundle to write.")],
-    profiles: Annotated[
-        list[Path] | None, typer.Option("--profile", help="Plan from this, made by `offsite profile`.")
-    ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(help=f"{METHODS}, or several, as scaleot+gradot [default: the profiles', or {DEFAULT}]."),
-    ] = None,
-    keep: Annotated[
-        float,
-        typer.Option(help="Share of the middle's parameters to store, 0 to 1; src and --alpha go without."),
-    ] = 0.7,
-    alpha: Annotated[
-        float | None, typer.Option(help="scaleot: the share of layers to replace, whatever --keep says.")
-    ] = None,
-    beta: Annotated[
-        float | None, typer.Option(help="scaleot, src: the share of attention's rank that stays.")
-    ] = None,
+    profiles: Profiles = None,
+    method: Methods = None,
+    keep: Keep = 0.7,
+    alpha: Alpha = None,
+    beta: Beta = None,
     knobs: Knobs = None,
-    bottom: Annotated[
-        int | None, typer.Option(help="Adapter layers nearest the embeddings [default: the profile's, or 2].")
-    ] = None,
-    top: Annotated[
-        int | None, typer.Option(help="Adapter layers nearest the head [default: the profile's, or 2].")
-    ] = None,
+    bottom: Bottom = None,
+    top: Top = None,
     text: Text = "wikipedia",
     distill: Annotated[int, typer.Option(min=0, help="Align the middle for so many steps; 0: not.")] = 0,
     receipt: Annotated[Path | None, typer.Option(help="Private record [default: OUTPUT-receipt].")] = None,
@@ -83,15 +89,10 @@ def command(
     chosen, split = _chosen(profiles or [], method, [*(knobs or []), *asked], seed, bottom, top)
     tasks.check_text(text)
     whole, tokenizer = models.load(model)
-    with ExitStack() as hold:
-        work = hold.enter_context(leftovers(beside(out, ".distilling"), has_checkpoint))
-        several = len(chosen) > 1
-        parts = {
-            one.name: hold.enter_context(
-                leftovers(beside(out, f".profiling{'-' * several}{one.name * several}"), worth)
-            )
-            for one, _ in chosen
-        }
+    with (
+        _profiling(out, [one.name for one, _ in chosen]) as parts,
+        leftovers(beside(out, ".distilling"), has_checkpoint) as work,
+    ):
         stages = _learnt(chosen, whole, tokenizer, split, text, parts)
         blueprint = plan(stages, keep)
         name = "+".join(one.name for one, _ in stages)
@@ -124,6 +125,14 @@ def _chosen(
     for profile in profiles:
         profile.check_split(asked)
     return [(one, next((p for p in profiles if p.method == one.name), None)) for one in methods], asked
+
+
+@contextmanager
+def _profiling(out: Path, names: list[str]) -> Iterator[dict[str, Path]]:
+    """For each method the folder from which its interrupted profile goes on, not that of another."""
+    with ExitStack() as hold:
+        endings = {name: f".profiling-{name}" if len(names) > 1 else ".profiling" for name in names}
+        yield {n: hold.enter_context(leftovers(beside(out, end), worth)) for n, end in endings.items()}
 
 
 def _learnt(

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from offsite.decoder import Decoder
 from offsite.errors import UserError
+from offsite.owner.states import frozen
 from offsite.progress import track
 from offsite.training import autocast, bf16_pays
 
@@ -120,19 +121,6 @@ def _results(watched: Mapping[str, _Watch], tokens: int) -> dict[str, Curvature]
     moments = {id(watch.inputs): watch.inputs for watch in watched.values()}
     inputs = {key: moment.matrix().div_(tokens) for key, moment in moments.items()}
     return {name: watch.result(tokens, inputs[id(watch.inputs)]) for name, watch in watched.items()}
-
-
-@contextmanager
-def frozen(model: PreTrainedModel) -> Iterator[None]:
-    """Within, no parameter asks for a gradient; afterwards those do that did."""
-    asked = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    model.requires_grad_(False)
-    try:
-        with torch.enable_grad():
-            yield
-    finally:
-        for parameter in asked:
-            parameter.requires_grad_(True)
 
 
 @contextmanager

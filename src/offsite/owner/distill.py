@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from offsite import bundle
-from offsite.decoder import Decoder, head_at, own
+from offsite.decoder import Decoder, output_at, own
 from offsite.emulator import Emulator
 from offsite.harmonizers import hung
 from offsite.training import Batch, Loss, Point, TrainConfig, fit, only
@@ -65,14 +65,11 @@ def distill(
 def _alignment(emulator: Emulator, model: PreTrainedModel, weight: float) -> Loss:
     """The loss of `distill`; the head of the model, which teaches states only, is not computed."""
     ends = [emulator.split.middle(len(Decoder.of(m))).stop for m in (emulator.model, model)]
-    extra = {"logits_to_keep": 1} if head_at(model) else {}
 
     def loss(student: nn.Module, batch: Batch) -> Tensor:
         ids = batch["input_ids"]
         with torch.no_grad():
-            told = (
-                model(ids, output_hidden_states=True, use_cache=False, **extra).hidden_states[ends[1]].float()
-            )
+            told = output_at(model, input_ids=ids, output_hidden_states=True).hidden_states[ends[1]].float()
         out = student(ids, output_hidden_states=True, use_cache=False)
         apart = (told - out.hidden_states[ends[0]].float()) / told.pow(2).mean().sqrt()
         lm = cross_entropy(out.logits[:, :-1].float().flatten(0, 1), ids[:, 1:].flatten())

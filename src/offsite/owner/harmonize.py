@@ -17,14 +17,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from offsite.decoder import Decoder, StandIns, head_at
+from offsite.decoder import Decoder, StandIns, output_at
 from offsite.errors import UserError
 from offsite.harmonizers import Harmonizer, normed
 from offsite.owner.components import root
-from offsite.owner.curvature import frozen
 from offsite.owner.findings import Findings
 from offsite.owner.importance import Importance, Judging
-from offsite.owner.states import hidden_states
+from offsite.owner.states import frozen, hidden_states
 from offsite.progress import bar, track
 from offsite.split import Split
 from offsite.training import autocast
@@ -210,14 +209,14 @@ class _Training:
 
     def _trained_loss(self, batch: Tensor, columns: Tensor, stay: Tensor) -> Tensor:
         aligned, loss = self.config.align > 0, torch.zeros((), device=batch.device)
-        head = columns if self.config.lm else columns[:1]
+        head = columns if self.config.lm else None
         with self._mixed(stay):
             out = self._run(batch, head, output_hidden_states=aligned)
         if self.config.lm:
             loss = loss + self.config.lm * _next_token_loss(out.logits, batch, columns)
         if aligned:
             with torch.no_grad():
-                aims = self._run(batch, columns[:1], output_hidden_states=True).hidden_states
+                aims = self._run(batch, None, output_hidden_states=True).hidden_states
             pairs = [(out.hidden_states[layer + 1], aims[layer + 1]) for layer in self.layers]
             loss = loss + self.config.align * torch.stack([_apart(*pair) for pair in pairs]).mean()
         return loss
@@ -253,14 +252,10 @@ class _Training:
         chosen = torch.randperm(length, generator=chance)[: max(1, round(share * length))]
         return chosen.sort().values.to(batch.device)
 
-    def _run(self, batch: Tensor, columns: Tensor, **asked: bool) -> Any:
+    def _run(self, batch: Tensor, columns: Tensor | None, **asked: bool) -> Any:
         """The output of the stack as it now is, with logits at these columns only."""
         with autocast(self.model):
-            if head_at(self.model):
-                return self.model(batch, use_cache=False, logits_to_keep=columns, **asked)
-            out = self.model(batch, use_cache=False, **asked)
-        out.logits = out.logits[:, columns]
-        return out
+            return output_at(self.model, columns, input_ids=batch, **asked)
 
     def _mixed(self, stay: Tensor) -> AbstractContextManager[None]:
         """Within, harmonizers stand for the layers that do not `stay` (bool, layers)."""

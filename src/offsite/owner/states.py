@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from offsite.decoder import head_at
+from offsite.decoder import output_at
 from offsite.progress import track
 from offsite.training import autocast
 
@@ -22,11 +22,10 @@ def hidden_states(model: PreTrainedModel, tokens: Tensor, what: str) -> Iterator
     Index i is the input of layer i, i + 1 its output; the last layer's output has passed the last norm.
     """
     batches = [tokens[i : i + _BATCH] for i in range(0, len(tokens), _BATCH)]
-    extra = {"logits_to_keep": 1} if head_at(model) else {}
     for batch in track(batches, what, len(batches)):
         with torch.no_grad(), autocast(model):
             inputs = batch.to(model.device)
-            yield model(inputs, output_hidden_states=True, use_cache=False, **extra).hidden_states
+            yield output_at(model, input_ids=inputs, output_hidden_states=True).hidden_states
 
 
 @contextmanager
@@ -39,3 +38,16 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+@contextmanager
+def frozen(model: PreTrainedModel) -> Iterator[None]:
+    """Within, no parameter asks for a gradient; afterwards those do that did."""
+    asked = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.requires_grad_(False)
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        for parameter in asked:
+            parameter.requires_grad_(True)
