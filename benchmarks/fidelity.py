@@ -47,6 +47,9 @@ class Owner:
     def profile(self, method: Method) -> Profile:
         """From the folder of profiles if it is there, else made now (and kept there)."""
         apart = [str(method.knobs[knob]) for knob in ("form", "norm", "seed") if knob in method.knobs]
+        usual = type(method)().knobs
+        trained = [knob for knob in ("steps", "rank", "lr") if method.knobs.get(knob) != usual.get(knob)]
+        apart += [f"{knob}={method.knobs[knob]}" for knob in trained]
         folder = self.profiles and self.profiles / "-".join([method.name, *apart])
         if folder and folder.exists():
             found = Profile.load(folder)

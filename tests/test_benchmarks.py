@@ -72,6 +72,16 @@ def test_importance_tells_trainings_and_orders_apart(run, capsys):
     ]  # fmt: skip
 
 
+def test_harmonizing_trains_each_variant_once(run, capsys):
+    words = ["--steps", "2", "--text", "text.txt", "--blocks", "40", "--length", "16", "-o", "out.json"]
+    run("harmonizing.py", "model", "rank=4", "rank=4,text=2", *words)
+    run("harmonizing.py", "model", "rank=4", "rank=4,order=influence", *words)
+    rows = json.loads(Path("out.json").read_text())["rows"]
+    assert [row["variant"] for row in rows] == ["rank=4", "rank=4,text=2", "rank=4,order=influence"]
+    assert max(rows[2]["scores"]) == 4.0, "ranks, never learnt"
+    assert capsys.readouterr().out.count("| rank=4") == 3
+
+
 def test_fidelity_writes_points_and_a_figure(run):
     words = ["--text", "text.txt", "--blocks", "2", "--length", "16", "-o", "out.json", "--figure", "out.svg"]
     run("fidelity.py", "model", "--methods", "svd", "uniform", "--keeps", "0.5", "0.75", *words)
