@@ -103,7 +103,7 @@ ALTERED = {
     ),
     "an extra hidden file": (lambda f: (f / ".x").write_text(""), "'.x' is in the folder but not on the card"),
     "an extra folder": (lambda f: (f / "more").mkdir(), "'more' is in the folder but not on the card"),
-    "a file of another kind, signed": (lambda f: put(f, "x.pkl", b"\x80\x04."), "and nothing else"),
+    "a file of another kind, signed": (lambda f: put(f, "x.pkl", b"no pickle"), "and nothing else"),
     "a missing file": (lambda f: (f / WEIGHTS).unlink(), f"'{WEIGHTS}' is on the card but missing"),
     "an altered byte": (altered, "truncated or altered"),
     "a truncated file": (cut, "truncated or altered"),

@@ -133,9 +133,12 @@ WEIGHTS = {
         lambda f: put(f, "model.safetensors", b"\xff" * 64),
         "not a readable safetensors file",
     ),
-    "both kinds of weights": (lambda f: put(f, "emulator.safetensors", b""), "an emulator has config.json and"),
+    "both kinds of weights": (
+        lambda f: shutil.copy(f / "model.safetensors", f / "emulator.safetensors") and sign(f),
+        "has config.json and",
+    ),
     "no weights": (gone("model.safetensors"), "an emulator has config.json and"),
-    "a pickle": (lambda f: put(f, "pytorch_model.bin", b"\x80\x04."), "'pytorch_model.bin', which no emulator"),
+    "a pickle": (lambda f: put(f, "pytorch_model.bin", b"\x80\x04."), "'pytorch_model.bin' is a pickle"),
     "code": (lambda f: put(f, "modeling_evil.py", "import os"), "'modeling_evil.py', which no emulator"),
 }
 ALIASES = {
@@ -188,7 +191,7 @@ CONFIGS = {
     "no heads": (config(num_attention_heads=0), "describes no llama model"),
     "a function of its own": (config(hidden_act="__import__('os')"), "describes no llama model"),
     "a precision of its own": (config(dtype="load"), "describes no llama model"),
-    "a method's name": (config(to_dict=5), "describes no llama model"),
+    "a method's name": (config(to_dict=5), "'to_dict', which is a method and no setting"),
     "remote code": (config(auto_map={"AutoConfig": "evil.Evil"}), "asks for 'auto_map': remote code"),
     "remote code deep inside": (config(x=[{"y": {"auto_map": {}}}]), "asks for 'auto_map': remote code"),
     "a remote kernel": (config(attn_implementation="evil/kernel"), "'attn_implementation': remote code"),
@@ -220,10 +223,10 @@ TOKENIZERS = {
     "remote code": (tokenizer_config(auto_map={"AutoTokenizer": ["evil.E", None]}), "asks for 'auto_map'"),
     "a file from elsewhere": (tokenizer_config(tokenizer_file="/etc/passwd"), "asks for 'tokenizer_file'"),
     "a vocabulary from elsewhere": (tokenizer_config(vocab_file="/etc/passwd"), "asks for 'vocab_file'"),
-    "a class that is no name": (tokenizer_config(tokenizer_class=5), "cannot be read"),
+    "a class that is no name": (tokenizer_config(tokenizer_class=5), "none of transformers' own"),
     "a token that is no text": (tokenizer_config(pad_token=5), "cannot be read"),
     "a config that is a list": (lambda f: put(f, "tokenizer_config.json", "[]"), "holds no JSON object"),
-    "no JSON": (lambda f: put(f, "tokenizer.json", "{"), "cannot be read"),
+    "no JSON": (lambda f: put(f, "tokenizer.json", "{"), "not sound JSON"),
     "another kind of model": (tokenizer(model={"type": "Evil"}), "cannot be read"),
     "a bad pattern": (
         tokenizer(

@@ -84,10 +84,11 @@ class Adapter:
         card, digest = bundle.read(path, AdapterCard)
         if set(card.files) != {_WEIGHTS}:
             raise UserError(f"{path}: an adapter holds {_WEIGHTS} and nothing else.")
-        _check_places(path / _WEIGHTS, bundle.headers(path / _WEIGHTS), card.origin.split)
-        tensors = bundle.load_tensors(path / _WEIGHTS)
+        declared = bundle.headers(path / _WEIGHTS)
+        _check_places(path / _WEIGHTS, declared, card.origin.split)
         if card.lora is not None:
-            _pairs(tensors, card.lora.rank)
+            _sites({name: shape for name, (_, shape) in declared.items()}, card.lora.rank)
+        tensors = bundle.load_tensors(path / _WEIGHTS)
         return cls(tensors, card.origin, card.emulator, card.lora, digest)
 
 
@@ -142,20 +143,17 @@ def _check_places(file: Path, names: Iterable[str], split: Split) -> None:
         raise UserError(f"{file} holds {len(seen)} layers where its card says {split.bottom + split.top}.")
 
 
-def _pairs(tensors: Mapping[str, Tensor], rank: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """The two factors of each site of a LoRA, (rank, in) and (out, rank)."""
-    sites = sorted({name.rsplit(".lora_", 1)[0] for name in tensors})
-    bundle.check_names("the adapter", tensors, [f"{site}.{part}" for site in sites for part in LORA_PARTS])
-    pairs = {}
+def _sites(shapes: Mapping[str, tuple[int, ...]], rank: int) -> list[str]:
+    """The sites of a LoRA, each of two factors, (rank, in) and (out, rank)."""
+    sites = sorted({name.rsplit(".lora_", 1)[0] for name in shapes})
+    bundle.check_names("the adapter", shapes, [f"{site}.{part}" for site in sites for part in LORA_PARTS])
     for site in sites:
-        down, up = (tensors[f"{site}.{part}"] for part in LORA_PARTS)
-        if (down.dim(), up.dim()) != (2, 2) or (down.shape[0], up.shape[1]) != (rank, rank):
+        down, up = (shapes[f"{site}.{part}"] for part in LORA_PARTS)
+        if (len(down), len(up)) != (2, 2) or (down[0], up[1]) != (rank, rank):
             raise UserError(
-                f"The adapter's {site!r:.80} holds {tuple(down.shape)} and {tuple(up.shape)}, which is no LoRA "
-                f"of rank {rank}."
+                f"The adapter's {site!r:.80} holds {down} and {up}, which is no LoRA of rank {rank}."
             )
-        pairs[site] = (down, up)
-    return pairs
+    return sites
 
 
 def _merged(model: PreTrainedModel, adapter: Adapter, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -163,10 +161,12 @@ def _merged(model: PreTrainedModel, adapter: Adapter, own: Mapping[str, Tensor])
     assert adapter.lora is not None
     scale = adapter.lora.alpha / adapter.lora.rank
     transposed = adapter_linears(model, adapter.split)
-    pairs = _pairs(adapter.tensors, adapter.lora.rank)
-    bundle.check_names("the adapter", pairs, transposed)
+    shapes = {name: tuple(tensor.shape) for name, tensor in adapter.tensors.items()}
+    sites = _sites(shapes, adapter.lora.rank)
+    bundle.check_names("the adapter", sites, transposed)
     new = {}
-    for site, (down, up) in pairs.items():
+    for site in sites:
+        down, up = (adapter.tensors[f"{site}.{part}"] for part in LORA_PARTS)
         old = own[f"{site}.weight"]
         wanted = old.T.shape if transposed[site] else old.shape
         if (up.shape[0], down.shape[1]) != tuple(wanted):

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, with_config
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -24,13 +26,28 @@ from transformers import PreTrainedTokenizerBase
 from offsite import record
 from offsite.errors import UserError, brief
 from offsite.folders import staged
+from offsite.foreign import Header as Header
+from offsite.foreign import finite as finite
+from offsite.foreign import flaw, parse, read_text
+from offsite.foreign import headers as headers
 from offsite.split import Split
 
 CARD = "card.json"
-_JSON_LIMIT = 16 << 20  # bytes; ample for a thousand layers of shared tensors
-_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+SIGNATURE = "model.sig"  # OpenSSF model-signing's name; may lie in any bundle, for `signing` to read
+_MOST_FILES = 64
+_PACKED = (
+    b"\x80\x02",
+    b"\x80\x03",
+    b"\x80\x04",
+    b"\x80\x05",
+    b"PK",
+    b"\x1f\x8b",
+)  # first bytes: pickle, zip, gzip
+_SOON_READ = 1 << 30  # bytes; of a larger file, a look at its header comes before its digest
+_MOST_TOLD = 1000  # values on a card, its aliases apart
 _STRICT = ConfigDict(strict=True, extra="forbid", frozen=True)
 _Hex = Field(pattern=r"^([0-9a-f]{64})?$")
+_Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+!-]{1,60}$")]
 
 
 @with_config(_STRICT)
@@ -62,13 +79,11 @@ class Card(BaseModel):
     kind: ClassVar[str]
     format: str
     origin: Origin
-    versions: dict[str, str]
+    versions: dict[_Word, _Word]
     files: dict[str, FileEntry] = {}
 
 
 _C = TypeVar("_C", bound=Card)
-Header = tuple[torch.dtype, tuple[int, ...]]
-"""What a safetensors file says of a tensor before it is read: its type and shape."""
 
 
 def write(path: Path, card: Card, fill: Callable[[Path], None]) -> str:
@@ -83,50 +98,34 @@ def write(path: Path, card: Card, fill: Callable[[Path], None]) -> str:
 
 
 def read(path: Path, kind: type[_C]) -> tuple[_C, str]:
-    """The card of the bundle at `path`, once every file is what it says, and the card's digest."""
-    text = _card_text(path)
-    card = _parse(path, text, kind)
-    present = {file.name for file in path.iterdir()} - {CARD}
-    for name in sorted(present ^ set(card.files)):
-        where = "is in the folder but not on the card" if name in present else "is on the card but missing"
-        raise UserError(f"{path}: {name!r:.80} {where}; ask the sender for an unaltered bundle.")
-    for name, entry in card.files.items():
-        file = path / name
-        if file.is_symlink() or not file.is_file():
-            raise UserError(f"{path}: {name!r} is not a plain file; ask the sender for an unaltered bundle.")
-        if file.stat().st_size != entry.size or _sha256(file) != entry.sha256:
-            raise UserError(f"{path}: {name!r} is truncated or altered; ask the sender for it again.")
+    """The card of the bundle at `path`, once every file is what it says, and the card's digest.
+
+    What is cheap to see comes first: names, sizes and the headers of tensors, before a file is read whole.
+    """
+    try:
+        text = _card_text(path)
+        card = _parse(path, text, kind)
+        _check_present(path, card)
+        for name, entry in card.files.items():
+            _check_file(path, name, entry)
+    except PermissionError as error:
+        raise UserError(f"{error.filename!r:.200} cannot be read; give yourself the right to.") from error
     return card, hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_object(file: Path) -> dict[str, Any]:
     """The JSON object in a small file from elsewhere; a UserError unless it is sound, with no key twice."""
-    return _object(file, _text(file))
-
-
-def headers(file: Path) -> dict[str, Header]:
-    """The tensors that a safetensors file declares, floating point only; reads no more than its header."""
-    found = {}
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - not a dict
-                header = tensors.get_slice(name)
-                said = header.get_dtype()
-                if said not in _DTYPES:
-                    raise UserError(f"{file}: {name!r:.80} is of type {said}; a bundle holds F32, F16, BF16.")
-                found[name] = (_DTYPES[said], tuple(header.get_shape()))
-    except SafetensorError as error:
-        raise UserError(f"{file} is not a readable safetensors file ({brief(error)}).") from error
-    return found
+    return parse(file, read_text(file))
 
 
 def load_tensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, each finite."""
+    """The tensors of a safetensors file that `headers` has passed, each finite; views of the file's pages."""
+    found = {}
     with safe_open(file, framework="pt") as tensors:
-        found = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
-    for name, tensor in found.items():
-        if not finite(tensor):
-            raise UserError(f"{file}: {name!r} holds NaN or infinity; ask the sender for a sound bundle.")
+        for name in tensors.keys():  # noqa: SIM118 - not a dict
+            found[name] = tensors.get_tensor(name)
+            if wrong := flaw(found[name]):
+                raise UserError(f"{file}: {name!r:.80} holds {wrong}; ask the sender for a sound bundle.")
     return found
 
 
@@ -134,14 +133,9 @@ def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
     """Write a safetensors file in the order of the names; a UserError for what no receiver would take."""
     ready = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
     for name, tensor in ready.items():
-        if not finite(tensor):
-            raise UserError(f"The tensor {name!r} holds NaN or infinity; there is nothing sound to be sent.")
+        if wrong := flaw(tensor):
+            raise UserError(f"The tensor {name!r} holds {wrong}; there is nothing sound to be sent.")
     save_file(ready, file, metadata={"format": "pt"})
-
-
-def finite(tensor: Tensor) -> bool:
-    """Whether a tensor holds neither NaN nor infinity."""
-    return bool(torch.isfinite(tensor).all())
 
 
 def check_names(where: Path | str, found: Iterable[str], expected: Iterable[str]) -> None:
@@ -182,6 +176,43 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def _check_present(path: Path, card: Card) -> None:
+    """Refuse any file that is missing or not on the card."""
+    with os.scandir(path) as entries:
+        present = {entry.name for entry in islice(entries, _MOST_FILES + 1)}
+    if len(present) > _MOST_FILES:
+        raise UserError(f"{path} holds more than {_MOST_FILES} files; ask the sender for an unaltered bundle.")
+    for name in sorted((present - {CARD, SIGNATURE}) ^ card.files.keys()):
+        where = "is in the folder but not on the card" if name in present else "is on the card but missing"
+        raise UserError(f"{path}: {name!r:.80} {where}; ask the sender for an unaltered bundle.")
+
+
+def _check_file(path: Path, name: str, entry: FileEntry) -> None:
+    """Refuse a file that is not what the card says."""
+    file = path / name
+    altered = UserError(f"{path}: {name!r:.80} is truncated or altered; ask the sender for it again.")
+    if file.is_symlink() or not file.is_file():
+        raise UserError(f"{path}: {name!r:.80} is not a plain file; ask the sender for an unaltered bundle.")
+    if file.stat().st_nlink > 1:
+        raise UserError(f"{path}: {name!r:.80} is a hard link to another file; make a copy of the bundle.")
+    size = file.stat().st_size
+    if size != entry.size:
+        raise altered
+    if file.suffix != ".safetensors" and _is_packed(file):
+        raise UserError(f"{path}: {name!r:.80} is a pickle or an archive, which no bundle may hold.")
+    if file.suffix == ".safetensors" and size > _SOON_READ:
+        headers(file)
+    if _sha256(file) != entry.sha256:
+        raise altered
+    if file.suffix == ".safetensors":
+        headers(file)
+
+
+def _is_packed(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return stream.read(2) in _PACKED
+
+
 def _card_text(path: Path) -> str:
     if not path.exists():
         raise UserError(f"There is no {str(path)!r}; give the folder of a bundle.")
@@ -190,35 +221,19 @@ def _card_text(path: Path) -> str:
         raise UserError(
             f"{str(path)!r} is not a bundle, for it has no {CARD}; `offsite compress` and `tune` make them."
         )
-    return _text(file)
-
-
-def _text(file: Path) -> str:
-    if file.stat().st_size > _JSON_LIMIT:
-        raise UserError(f"{file} is larger than any honest one; ask the sender for it again.")
-    try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not UTF-8 text; ask the sender for it again.") from error
-
-
-def _object(file: Path, text: str) -> dict[str, Any]:
-    try:
-        data = json.loads(text, object_pairs_hook=_no_duplicates)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is not sound JSON ({brief(error)}).") from error
-    if not isinstance(data, dict):
-        raise UserError(f"{file} holds no JSON object; ask the sender for it again.")
-    return data
+    return read_text(file)
 
 
 def _parse(path: Path, text: str, kind: type[_C]) -> _C:
-    said = _object(path / CARD, text).get("format")
+    data = parse(path / CARD, text)
+    said = data.get("format")
     if said != kind.kind:
         raise UserError(
             f"{str(path)!r} says its format is {said!r:.40}, where {kind.kind!r} is wanted; give that kind of "
             "bundle, or install the version of offsite that made it."
         )
+    if _values({key: value for key, value in data.items() if key != "same_as"}) > _MOST_TOLD:
+        raise UserError(f"{path / CARD} holds more than {_MOST_TOLD} values; ask the sender for it again.")
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:
@@ -227,8 +242,11 @@ def _parse(path: Path, text: str, kind: type[_C]) -> _C:
         raise UserError(f"{path / CARD}: {field!r:.80}: {brief(why, 200)}.") from error
 
 
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    data = dict(pairs)
-    if len(data) != len(pairs):
-        raise ValueError("a key stands twice")
-    return data
+def _values(data: object) -> int:
+    """How many values stand in `data`, at any depth."""
+    rest, count = [data], 0
+    while rest:
+        value = rest.pop()
+        count += 1
+        rest += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return count

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import Field
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from pydantic import BeforeValidator, Field
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from offsite import bundle, checkpoint
 from offsite.decoder import Decoder, blank, fill, skeleton
@@ -18,39 +19,33 @@ from offsite.folders import staged
 from offsite.harmonizers import hung, is_hung, rehang
 from offsite.modules import dense, reshape
 from offsite.split import Split
-from offsite.stranger import from_stranger
+from offsite.stranger import from_stranger, refuse_methods, refuse_orders
+from offsite.vocabulary import VOCABULARY, from_folder
 
 _PLAIN = "model.safetensors"  # transformers opens this one by itself
 _NATIVE = "emulator.safetensors"  # and must not open this one: it would fill the rest with noise
-_TOKENIZER = frozenset(
-    [
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        "added_tokens.json",
-        "chat_template.jinja",
-        "vocab.json",
-        "vocab.txt",
-        "merges.txt",
-        "tokenizer.model",
-        "spiece.model",
-        "sentencepiece.bpe.model",
-    ]
-)
 _GENERATION = "generation_config.json"
-_FILES = _TOKENIZER | {"config.json", _GENERATION, _PLAIN, _NATIVE}
+_FILES = VOCABULARY | {"config.json", _GENERATION, _PLAIN, _NATIVE}
 
 
 _KIND = "offsite-emulator/"
+_LONGEST_CARD = 2 << 20  # what is longer will not be opened
 _ShapeOf = Callable[[str], tuple[int, ...] | None]
+
+
+def _names(said: Any) -> Any:
+    """Refuse anything but a dict of strings; pydantic would tell of each fault, in much memory."""
+    if isinstance(said, dict) and all(isinstance(name, str) for name in said.values()):
+        return said
+    raise ValueError("it names something that is no tensor")
 
 
 class EmulatorCard(bundle.Card):
     """The card of an emulator; which layers of the model stand in it is deliberately not there."""
 
     kind: ClassVar[str] = f"{_KIND}1"
-    method: str = Field(pattern=r"^[\w .+-]{1,60}$")
-    same_as: dict[str, str]
+    method: str = Field(pattern=r"^[A-Za-z0-9_ .+-]{1,60}$")
+    same_as: Annotated[dict[str, str], BeforeValidator(_names)]
     """Tensors stored once under another name: tied embeddings, and layers that stand in several places."""
 
 
@@ -115,14 +110,18 @@ class Emulator:
 
     @classmethod
     def load(cls, path: Path | str) -> Emulator:
-        """Open the bundle at `path`; a UserError for whatever is not as an honest one would be."""
+        """Open the bundle at `path`; a UserError for whatever is not as an honest one would be.
+
+        Words come before weights: no tensor is read until all that is said of them is sound.
+        """
         path = Path(path)
         card, digest = bundle.read(path, EmulatorCard)
         _check_files(str(path), card.files)
         weights = path / (_PLAIN if _PLAIN in card.files else _NATIVE)
         declared = bundle.headers(weights)
+        stored = sum(math.prod(shape) * dtype.itemsize for dtype, shape in declared.values())
         config, bare = from_stranger(
-            bundle.read_object(path / "config.json"), len(declared) + len(card.same_as)
+            bundle.read_object(path / "config.json"), len(declared) + len(card.same_as), stored
         )
         split, shape_of = card.origin.split, _shape_of(declared, card.same_as)
         split.middle(len(Decoder.of(bare)))
@@ -131,21 +130,25 @@ class Emulator:
         _check_weights(weights, declared, bare, card.same_as)
         if plain != (weights.name == _PLAIN):
             raise UserError(f"{weights} has the wrong name: transformers would open it and fill in noise.")
-        model = blank(config)
-        _altered(model, split, shape_of)
-        fill(model, bundle.load_tensors(weights), card.same_as)
-        if _GENERATION in card.files:
-            model.generation_config = _generation(path)
-        tokenizer = _tokenizer(path) if "tokenizer_config.json" in card.files else None
+        generation = _generation(path) if _GENERATION in card.files else None
+        tokenizer = _tokenizer(path, bare) if "tokenizer_config.json" in card.files else None
         if bundle.tokenizer_digest(tokenizer) != card.origin.tokenizer:
             raise UserError(f"{path}: the tokenizer is not the one that the card names.")
+        tensors = bundle.load_tensors(weights)
+        model = blank(config)
+        _altered(model, split, shape_of)
+        fill(model, tensors, card.same_as)
+        model.generation_config = generation or model.generation_config
         return cls(model, card.origin, card.method, tokenizer, digest)
 
 
 def is_emulator(path: Path | str) -> bool:
     """Whether `path` is the folder of an emulator bundle (rather than of a model)."""
     card = Path(path) / bundle.CARD
-    return card.is_file() and _KIND in card.read_text(encoding="utf-8", errors="replace")
+    if not card.is_file():
+        return False
+    with card.open(encoding="utf-8", errors="replace") as stream:
+        return _KIND in stream.read(_LONGEST_CARD)
 
 
 def _altered(model: PreTrainedModel, split: Split, shape_of: _ShapeOf) -> bool:
@@ -212,24 +215,16 @@ def _check_weights(
 
 
 def _generation(path: Path) -> GenerationConfig:
-    data = bundle.read_object(path / _GENERATION)
+    file = path / _GENERATION
+    data = bundle.read_object(file)
+    refuse_orders(str(file), data)
+    refuse_methods(str(file), data, GenerationConfig)
     try:
         return GenerationConfig.from_dict(data)
     except Exception as error:  # a config can be made to raise whatever there is
-        raise UserError(f"{path / _GENERATION} is not a sound one ({brief(error)}).") from error
+        raise UserError(f"{file} is not a sound one ({brief(error)}).") from error
 
 
-def _tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    file = path / "tokenizer_config.json"
-    for key in bundle.read_object(file):
-        if key == "auto_map" or key.endswith("_file"):
-            raise UserError(f"{file} asks for {key!r:.80}: code and files from elsewhere are refused.")
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            path, trust_remote_code=False, local_files_only=True
-        )
-    except (KeyboardInterrupt, MemoryError):
-        raise
-    except BaseException as error:  # the tokenizers library panics with what is no Exception
-        raise UserError(f"{path}: the tokenizer cannot be read ({brief(error)}).") from error
-    return tokenizer
+def _tokenizer(path: Path, bare: PreTrainedModel) -> PreTrainedTokenizerBase:
+    embeddings = bare.get_input_embeddings()
+    return from_folder(path, len(embeddings.get_parameter("weight")))

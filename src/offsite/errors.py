@@ -12,8 +12,13 @@ class UserError(ValueError):
 
 def brief(value: object, most: int = 120) -> str:
     """`value` in a few words on one line, for the midst of a sentence: what strangers wrote has no bounds."""
-    words = " ".join(str(value).split()).rstrip(".")
+    words = printable(" ".join(str(value)[: 4 * most].split())).rstrip(".")
     return words if len(words) <= most else words[: most - 3] + "..."
+
+
+def printable(text: str) -> str:
+    """`text` with every character escaped that a terminal would obey instead of showing it."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

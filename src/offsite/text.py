@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from offsite.errors import UserError
+from offsite.errors import UserError, brief
 from offsite.progress import track
 from offsite.rows import Row, read_rows
 
@@ -265,13 +265,11 @@ def _rewritten(example: Example) -> UserError:
 
 
 def _render(example: Example, turns: int, tokenizer: PreTrainedTokenizerBase, *, asked: bool = False) -> str:
-    from jinja2 import TemplateError
-
     messages = [{"role": turn.role, "content": turn.text} for turn in example.pieces[:turns]]
     try:
         return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=asked))
-    except TemplateError as error:
-        raise UserError(f"{example.where}: the model's chat template refuses it: {error}.") from error
+    except Exception as error:  # a template can be made to raise whatever there is
+        raise UserError(f"{example.where}: the model's chat template refuses it: {brief(error)}.") from error
 
 
 def _cut(encoded: Encoded, tokenizer: PreTrainedTokenizerBase, length: int, where: str) -> Encoded:

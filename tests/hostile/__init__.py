@@ -1,0 +1,1 @@
+"""Attacks on bundles: the corpus, what runs it, and the fuzzer."""
