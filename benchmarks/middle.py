@@ -18,8 +18,9 @@ from pathlib import Path
 from offsite import METHODS, Emulator, Profile, TuneConfig, build, load, tasks
 from offsite.data_owner.tune import _trainable
 from offsite.decoder import Decoder
+from offsite.precision import attention_for
 from offsite.text import encode
-from offsite.training import Batch, _attention_for, answer_loss, autocast, pad
+from offsite.training import Batch, answer_loss, autocast, pad
 
 
 def step(emulator: Emulator, batch: Batch) -> float:
@@ -53,7 +54,7 @@ def measure(asked: argparse.Namespace) -> list[dict[str, float]]:
     with ExitStack() as stack:
         for emulator in emulators:
             stack.enter_context(_trainable(emulator, TuneConfig()))
-            stack.enter_context(_attention_for(emulator.model, longest))
+            stack.enter_context(attention_for(emulator.model, longest))
             step(emulator, batches[0])  # warm up
         for batch in batches:
             for emulator, taken in zip(emulators, times, strict=True):

@@ -90,3 +90,31 @@ def test_fidelity_writes_points_and_a_figure(run):
         ("svd", 0.5), ("svd", 0.75), ("uniform", 0.5), ("uniform", 0.75),
     ]  # fmt: skip
     assert Path("out.svg").read_text().startswith("<svg")
+
+
+def test_scorer_compares_every_task_asked_for(run, capsys):
+    words = ["model", "--questions", "4", "--rounds", "1", "--batch-sizes", "2", "3"]
+    run("scorer.py", *words, "--tasks", "asked.jsonl")
+    said = capsys.readouterr().out
+    assert "asked.jsonl: 4 questions, 8 answers, harness in batches of" in said
+    assert float(said.split()[-1]) < 1e-4
+
+
+TUNING = ["tuning.py", "model", "--data", "asked.jsonl", "--steps", "3", "--rounds", "1", "--batch-size", "2"]
+
+
+def test_tuning_says_what_each_way_takes(run, capsys):
+    run(*TUNING, "--heldout", "2")
+    said = capsys.readouterr().out
+    assert [line.split(":")[0] for line in said.splitlines()[::3]] == ["original", "original-bf16", "lora"]
+    assert "the removed layers predict 1." in said
+
+
+def test_tuning_learns_what_the_original_way_learns(run, capsys, monkeypatch):
+    """In one precision, padding and positions without a label change nothing."""
+    monkeypatch.setattr("offsite.training.bf16_pays", lambda: False)
+    run(*TUNING, "--heldout", "2", "--against", "original")
+    said = capsys.readouterr().out
+    assert "curves apart by 0.000 at most" in said
+    ours, theirs = said.split("held out ")[1].split(" against ")
+    assert float(ours) == pytest.approx(float(theirs), abs=1e-3)

@@ -1,4 +1,4 @@
-"""Laws: the harness's own likelihoods, whatever the batches; nothing but the scores is left behind."""
+"""Laws: scores are what the likelihoods give; nothing but the scores is left behind."""
 
 from __future__ import annotations
 
@@ -14,44 +14,11 @@ import torch
 from tokenizers.processors import TemplateProcessing
 
 import offsite.scoring as package
-from offsite import tasks as catalogue
 from offsite.errors import UserError
-from offsite.scoring import evaluate, harness, scorer
+from offsite.scoring import evaluate, harness
 from offsite.scoring.scorer import answer_likelihoods
 from offsite.tasks import Question, Task
-from tests.families import tiny_model
-
-WORDS = 40
-ODD_LENGTHS = (1, 2, 3, 7, 8, 8, 13, 30)  # of prompts, in tokens; beyond and within the sliding windows
-
-
-def random_tokens(rng, length):
-    return [rng.randrange(WORDS, 128) for _ in range(length)]
-
-
-def random_pairs(model):
-    """Prompts with 1 to 4 answers each, one of them what the model itself would say."""
-    rng, pairs = random.Random(0), []
-    for length in ODD_LENGTHS:
-        prompt = random_tokens(rng, length)
-        said = model.generate(torch.tensor([prompt]), max_new_tokens=3, min_new_tokens=3, do_sample=False)
-        answers = [random_tokens(rng, rng.randrange(1, 9)) for _ in range(rng.randrange(0, 4))]
-        pairs += [(prompt, answer) for answer in [*answers, said[0, length:].tolist()]]
-    rng.shuffle(pairs)
-    return pairs
-
-
-def harness_says(model, tokenizer, pairs):
-    """What the harness's own class makes of the pairs."""
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    own = harness.HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=5)
-    requests = [((str(n), ""), prompt, answer) for n, (prompt, answer) in enumerate(pairs)]
-    return own._loglikelihood_tokens(requests, disable_tqdm=True)
-
-
-def assert_same(ours, theirs):
-    assert [score.greedy for score in ours] == [greedy for _, greedy in theirs]
-    assert [score.loglik for score in ours] == pytest.approx([loglik for loglik, _ in theirs], abs=1e-4)
+from tests.test_scorer import WORDS, harness_says, random_tokens
 
 
 def said(words):
@@ -67,70 +34,6 @@ def task():
 def random_question(rng):
     choices = tuple(said(random_tokens(rng, rng.randrange(1, 5))) for _ in range(rng.randrange(2, 5)))
     return Question(said(random_tokens(rng, rng.randrange(2, 20))), choices, rng.randrange(len(choices)))
-
-
-# --- the scorer ---------------------------------------------------------------------------------------------
-
-
-def test_likelihoods_are_the_harness_s_own(model, tokenizer):
-    pairs = random_pairs(model)
-    ours = answer_likelihoods(model, pairs, lambda done, note: None)
-    assert {score.greedy for score in ours} == {True, False}
-    assert_same(ours, harness_says(model, tokenizer, pairs))
-
-
-@pytest.mark.parametrize("small", ["_PROMPT_TOKENS", "_WASTED_TOKENS", "_CACHED_TOKENS", "_LOGITS"])
-def test_likelihoods_do_not_depend_on_batches(family, small, monkeypatch):
-    model = tiny_model(family)
-    pairs, done = random_pairs(model), []
-    whole = answer_likelihoods(model, pairs, lambda *_: None)
-    monkeypatch.setattr(scorer, small, 0)
-    assert_same(answer_likelihoods(model, pairs, lambda n, _: done.append(n)), whole)
-    assert sum(done) == len(pairs)
-    assert len(done) >= len(ODD_LENGTHS) / 2
-
-
-def test_a_model_that_cannot_restrict_its_head(llama, tokenizer, monkeypatch):
-    pairs, real = random_pairs(llama), llama.forward
-    monkeypatch.setattr(
-        llama, "forward", lambda input_ids, past_key_values=None, use_cache=None: real(
-            input_ids=input_ids, past_key_values=past_key_values, use_cache=use_cache
-        )
-    )  # fmt: skip
-    assert_same(answer_likelihoods(llama, pairs, lambda *_: None), harness_says(llama, tokenizer, pairs))
-
-
-def test_a_cache_that_cannot_be_shared_out(llama, tokenizer, monkeypatch):
-    monkeypatch.setattr(scorer, "DynamicLayer", type("Another", (), {}))
-    monkeypatch.setattr(scorer, "_rows_of", None)  # would fail if it were tried
-    pairs = random_pairs(llama)
-    assert_same(answer_likelihoods(llama, pairs, lambda *_: None), harness_says(llama, tokenizer, pairs))
-
-
-def test_a_model_with_lora_restricts_its_head_too(llama, tokenizer):
-    from peft import LoraConfig, get_peft_model
-
-    pairs = random_pairs(llama)
-    before = answer_likelihoods(llama, pairs, lambda *_: None)
-    lora = get_peft_model(llama, LoraConfig(target_modules=["q_proj"])).eval()
-    assert scorer._last_logits(lora, 3) == {"logits_to_keep": 3}
-    assert_same(answer_likelihoods(lora, pairs, lambda *_: None), before)
-
-
-def test_bfloat16_takes_its_softmax_in_float32(llama):
-    pairs = random_pairs(llama)
-    exact = answer_likelihoods(llama, pairs, lambda *_: None)
-    rough = answer_likelihoods(llama.bfloat16(), pairs, lambda *_: None)
-    assert [score.loglik for score in rough] == pytest.approx([score.loglik for score in exact], abs=0.5)
-    assert any(score.loglik != torch.tensor(score.loglik).bfloat16().item() for score in rough)
-
-
-def test_an_autocast_around_the_call_holds_inside(llama, tokenizer, task):
-    exact = evaluate(llama, tokenizer, [task])["words"]
-    with torch.autocast("cpu", torch.bfloat16):
-        rough = evaluate(llama, tokenizer, [task])["words"]
-    assert rough.nll != pytest.approx(exact.nll, abs=1e-5)
-    assert rough.nll == pytest.approx(exact.nll, abs=0.05)
 
 
 # --- the scores ---------------------------------------------------------------------------------------------
@@ -190,6 +93,14 @@ def test_every_task_by_name_and_in_order_limited(llama, tokenizer, task):
 def test_one_question_has_no_standard_error(llama, tokenizer, task):
     score = evaluate(llama, tokenizer, [task], limit=1)["words"]
     assert (score.acc_stderr, score.nll_stderr, score.n) == (0.0, 0.0, 1)
+
+
+def test_an_autocast_around_the_call_holds_inside(llama, tokenizer, task):
+    exact = evaluate(llama, tokenizer, [task])["words"]
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = evaluate(llama, tokenizer, [task])["words"]
+    assert rough.nll != pytest.approx(exact.nll, abs=1e-5)
+    assert rough.nll == pytest.approx(exact.nll, abs=0.05)
 
 
 # --- the tokens ---------------------------------------------------------------------------------------------
@@ -321,21 +232,3 @@ def test_the_harness_is_an_extra(llama, tokenizer, task, monkeypatch):
     monkeypatch.setattr(package, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'offsite\[eval\]'"):
         evaluate(llama, tokenizer, [task])
-
-
-# --- the real model -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_smollm2_on_arc_easy_is_what_the_harness_says():
-    from offsite import models
-
-    model, tokenizer = models.load("smollm2-135m")
-    questions = catalogue.load("arc_easy", "test").questions[:40]
-    pairs = []
-    for question in questions:
-        prompt = tokenizer(question.prompt).input_ids
-        whole = [tokenizer(f"{question.prompt} {choice}").input_ids for choice in question.choices]
-        pairs += [(prompt, ids[len(prompt) :]) for ids in whole]
-    ours = answer_likelihoods(model.eval(), pairs, lambda *_: None)
-    assert_same(ours, harness_says(model, tokenizer, pairs))

@@ -9,11 +9,14 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from offsite.adapter import adapter_tensors
 from offsite.data_owner.tune import TuneConfig, tune
 from offsite.errors import UserError
 from offsite.owner.blueprint import Place
 from offsite.owner.build import build
+from offsite.precision import cast_once
 from offsite.split import Split
+from offsite.trackers import check_trackers
 from offsite.training import TrainConfig, answer_loss, has_checkpoint, pad, schedule
 from tests.families import tiny_model
 from tests.test_laws import EXAMPLES, same
@@ -99,3 +102,91 @@ def test_the_schedule_covers_every_example_each_epoch_in_batches_of_like_length(
     assert max(spread) <= 4
     assert order == schedule(lengths, TrainConfig(steps=16, batch_size=8))
     assert order != schedule(lengths, TrainConfig(steps=16, batch_size=8, seed=1))
+
+
+def step(model, batch):
+    """The loss and the gradient of a step under autocast, with a tensor of the bottom layer trained."""
+    trained = next(iter(adapter_tensors(model, Split(2, 2)).values()))
+    model.requires_grad_(False)
+    trained.requires_grad_(True)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = answer_loss(model, batch)
+    loss.backward()
+    found = loss.item(), trained.grad.clone()
+    trained.grad = None
+    return found
+
+
+def test_weights_cast_once_give_the_same_numbers_and_come_back(model):
+    batch = pad(0)(ROWS)
+    loss, grad = step(model, batch)
+    before = dict(model.named_parameters(remove_duplicate=False))
+
+    def cut_short():
+        with cast_once(model):
+            assert any(parameter.dtype == torch.bfloat16 for parameter in model.parameters())
+            assert model.get_input_embeddings().weight.dtype == torch.float32
+            again, same_grad = step(model, batch)
+            assert again == loss
+            assert torch.equal(same_grad, grad)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cut_short()
+    after = dict(model.named_parameters(remove_duplicate=False))
+    assert after.keys() == before.keys()
+    assert all(after[name] is parameter for name, parameter in before.items())
+
+
+def test_shared_layers_are_cast_once(llama):
+    shared = build(llama, Split(2, 2), (Place(2), Place(2))).model
+    with cast_once(shared):
+        weights = [shared.model.layers[i].mlp.up_proj.weight for i in (2, 3)]
+        assert weights[0].dtype == torch.bfloat16
+        assert weights[0] is weights[1]
+
+
+# --- trackers -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", [None, "elsewhere"])
+def test_tensorboard_s_files_hold_the_curve_and_outlive_the_checkpoints(
+    tmp_path, llama, tokenizer, monkeypatch, place
+):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+    if place:
+        monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", place)
+    emulator = build(llama, Split(2, 2), (Place(3),), tokenizer=tokenizer)
+    config = TuneConfig(steps=2, batch_size=4, max_length=32, report_to=("tensorboard",))
+    curve = tune(emulator, EXAMPLES, config).curve
+    assert [path.name for path in tmp_path.iterdir()] == [place or "runs"]
+    [file] = tmp_path.rglob("events.out.tfevents.*")
+    logged = events.EventAccumulator(str(file)).Reload()
+    losses = {event.step: event.value for event in logged.Scalars("train/loss")}
+    assert losses == pytest.approx({p.step: p.loss for p in curve if p.loss is not None}, rel=1e-4)
+    raw = file.read_bytes()
+    assert b"max_steps" in raw
+    assert not any(piece.text.strip().encode() in raw for example in EXAMPLES for piece in example.pieces)
+
+
+def test_no_tracker_runs_unasked(tmp_path, llama, tokenizer, monkeypatch):
+    """Whatever trackers the environment is set up for: nothing but the checkpoints is written."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("TENSORBOARD_LOGGING_DIR", "WANDB_DIR", "TRACKIO_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setenv("WANDB_PROJECT", "p")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    seen = []
+    monkeypatch.setattr("offsite.training.keep_logs", seen.append)
+    emulator = build(llama, Split(2, 2), (Place(3),), tokenizer=tokenizer)
+    tune(emulator, EXAMPLES, TuneConfig(steps=1, max_length=32))
+    assert not list(tmp_path.iterdir())
+    homes = {type(callback).__module__ for callback in seen[0].callback_handler.callbacks}
+    assert homes == {"offsite.training", "transformers.trainer_callback"}
+
+
+def test_a_tracker_that_is_not_there_is_refused():
+    with pytest.raises(UserError, match="no tracker 'tensorbord' here"):
+        check_trackers(["tensorbord"])

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from math import ceil, inf
 from pathlib import Path
@@ -27,14 +26,16 @@ from transformers import (
 )
 
 from offsite.decoder import base_of, output_at
-from offsite.errors import UserError, did_you_mean
+from offsite.errors import UserError
+from offsite.folders import empty
+from offsite.precision import attention_for, cast_once
 from offsite.progress import Advance, bar
+from offsite.trackers import check_trackers, keep_logs
 
 _TRAINED = "trained.safetensors"
 _STATE = "trainer_state.json"  # the last file of a checkpoint: where it stands, the checkpoint is whole
 _CHECK_EVERY = 10  # steps, at the least: a check costs about as much as two of them
 _POOL = 50  # batches among which examples are sorted by length
-_EAGER_UP_TO = 256  # tokens; below, fused attention's backward on a CPU costs more than it saves
 
 Batch = dict[str, Tensor]
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -57,7 +58,10 @@ class TrainConfig:
     patience: int = 2
     """Stop after so many checks in a row without a better held-out loss."""
     report_to: tuple[str, ...] = ()
-    """Trackers, by transformers' names (tensorboard, mlflow, trackio, wandb); none: local files only."""
+    """Trackers, by transformers' names (tensorboard, mlflow, trackio, wandb); none: local files only.
+
+    Tensorboard's files go to ./runs, or where TENSORBOARD_LOGGING_DIR says; the others have their own settings.
+    """
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "lr", "checks", "patience"):
@@ -94,23 +98,28 @@ def fit(
     and only where `mark`, which stands for all that the result hangs on, is the same. The weights with the
     best held-out loss stay, where `heldout` is not empty. Raises UserError for trackers that are not there.
     """
-    _refuse_trackers(config.report_to)
+    check_trackers(config.report_to)
     last = _last_checkpoint(work) if resume and mark_of(work) == mark else None
     if last is None:
-        shutil.rmtree(work, ignore_errors=True)
+        empty(work)
     lengths = [len(row["input_ids"]) for row in train]
     ordered = sorted(heldout, key=lambda row: len(row["input_ids"]))
-    with _attention_for(base_of(model), max(lengths)), bar(what, config.steps) as advance:
+    arguments = _arguments(config, work, bool(heldout), half=base_of(model).dtype != torch.float32)
+    arguments.max_steps = _over_at(last) or config.steps
+    order = schedule(lengths, config)[: arguments.max_steps * config.batch_size]
+    cast = cast_once(model) if arguments.bf16 else nullcontext()
+    with attention_for(base_of(model), max(lengths)), cast, bar(what, config.steps) as advance:
         trainer = _Trainer(
             model=model,
-            args=_arguments(config, work, bool(heldout), half=base_of(model).dtype != torch.float32),
-            train_dataset=[train[i] for i in schedule(lengths, config)],
+            args=arguments,
+            train_dataset=[train[i] for i in order],
             eval_dataset=ordered or None,
             data_collator=collate,
             callbacks=[_Bar(advance), *([EarlyStoppingCallback(config.patience)] if heldout else [])],
         )
         trainer.loss, trainer.mark = loss, mark
         trainer.remove_callback(PrinterCallback)
+        keep_logs(trainer)
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     return _curve(trainer.state.log_history)
 
@@ -270,18 +279,11 @@ class _Bar(TrainerCallback):
             self.note = f"loss {float(logs['loss']):.2f}"
 
 
-def _refuse_trackers(names: Sequence[str]) -> None:
-    from transformers.integrations.integration_utils import get_available_reporting_integrations
-
-    known = get_available_reporting_integrations() if names else []  # type: ignore[no-untyped-call]
-    for name in names:
-        if name not in known:
-            way = did_you_mean(name, known) if known else "install it first."
-            raise UserError(f"There is no tracker {name!r} here; {way}")
-
-
 def _arguments(config: TrainConfig, work: Path, check: bool, half: bool) -> TrainingArguments:
     every = max(_CHECK_EVERY, ceil(config.steps / config.checks))
+    logged = max(1, config.steps // 30)
+    while every % logged:  # a loss is a mean since the one before, of which a resumed run knows nothing
+        logged -= 1
     return TrainingArguments(
         output_dir=str(work.resolve()),
         max_steps=config.steps,
@@ -299,7 +301,7 @@ def _arguments(config: TrainConfig, work: Path, check: bool, half: bool) -> Trai
         dataloader_pin_memory=False,
         report_to=list(config.report_to) or "none",
         disable_tqdm=True,
-        logging_steps=max(1, config.steps // 30),
+        logging_steps=logged,
         eval_strategy="steps" if check else "no",
         eval_steps=every,
         save_steps=every,
@@ -311,23 +313,19 @@ def _arguments(config: TrainConfig, work: Path, check: bool, half: bool) -> Trai
     )
 
 
-@contextmanager
-def _attention_for(model: PreTrainedModel, longest: int) -> Iterator[None]:
-    before = model.config._attn_implementation
-    if before != "sdpa" or longest > _EAGER_UP_TO or torch.accelerator.is_available():
-        yield
-        return
-    model.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
-
-
 def _last_checkpoint(work: Path) -> Path | None:
     """The newest whole checkpoint; one cut short by a kill has no trainer state."""
     whole = [state.parent for state in work.glob(f"checkpoint-*/{_STATE}") if _sound(state)]
     return max(whole, key=lambda folder: int(folder.name.rsplit("-", 1)[1]), default=None)
+
+
+def _over_at(checkpoint: Path | None) -> int | None:
+    """The step at which a run was over, perhaps early; the Trainer, resumed, would take one more."""
+    if checkpoint is None:
+        return None
+    state = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+    over = state["stateful_callbacks"]["TrainerControl"]["args"]["should_training_stop"]
+    return int(state["global_step"]) if over else None
 
 
 def _sound(state: Path) -> bool:

@@ -1,10 +1,10 @@
-"""Score a model on question tasks through the field's own harness, so that the numbers compare."""
+"""Score a model on tasks through the field's own harness, so that the numbers compare."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from math import sqrt
 from statistics import fmean, stdev
@@ -25,19 +25,20 @@ __all__ = ["Score", "evaluate"]
 class Score:
     """How well a model did on a task; a `_stderr` is the standard error of the mean above, 0 if n is 1."""
 
-    acc: float
+    acc: float | None
     """Share of questions, 0 to 1, whose likeliest answer is right; in an exact-match task, of those whose
-    greedy continuation is one of the listed answers."""
-    acc_stderr: float
-    acc_norm: float
+    greedy continuation is one of the listed answers; None where texts are predicted, as are the next three."""
+    acc_stderr: float | None
+    acc_norm: float | None
     """The same by log-likelihood per character of the answer; in an exact-match task, `acc` again."""
-    acc_norm_stderr: float
+    acc_norm_stderr: float | None
     nll: float
     """Negative log-likelihood of the right answer in nats per token: the mean over all tokens of all right
-    answers; in an exact-match task, of the answers that the questions mark."""
+    answers; in an exact-match task, of the answers that the questions mark; of all tokens of texts, whose
+    perplexity is its exponential."""
     nll_stderr: float
     n: int
-    """Questions answered."""
+    """Questions answered, or texts predicted."""
 
 
 def evaluate(
@@ -58,7 +59,7 @@ def evaluate(
         model: a causal language model, on any device.
         tokenizer: the model's own; it is not changed.
         tasks: what to ask; their names must differ.
-        limit: ask only the first so many questions of each task.
+        limit: ask only the first so many questions, or texts, of each task.
         seed: of the harness's random generators; nothing in a zero-shot score depends on it.
 
     Returns:
@@ -69,10 +70,15 @@ def evaluate(
             a prompt or an answer without tokens, an answer longer than the model can read.
     """
     _check(tasks, limit)
-    from offsite.scoring.harness import run
+    from offsite.scoring.harness import roll, run
 
-    limited = [replace(task, questions=task.questions[:limit]) for task in tasks]
-    return {name: _score(answered) for name, answered in run(model, tokenizer, limited, seed).items()}
+    limited = [task.first(limit) for task in tasks]
+    asked = [task for task in limited if task.scoring != "perplexity"]
+    found = {name: _score(answers) for name, answers in run(model, tokenizer, asked, seed).items()}
+    for task in limited:
+        if task.scoring == "perplexity":
+            found[task.name] = _predicted(roll(model, tokenizer, task.texts))
+    return {task.name: found[task.name] for task in tasks}
 
 
 def _check(tasks: Sequence[Task], limit: int | None) -> None:
@@ -85,7 +91,7 @@ def _check(tasks: Sequence[Task], limit: int | None) -> None:
     name, times = Counter(task.name for task in tasks).most_common(1)[0]
     if times > 1:
         raise UserError(f"The task {name!r} is named {times} times; name it once.")
-    empty = next((task.name for task in tasks if not task.questions), None)
+    empty = next((task.name for task in tasks if not (task.questions or task.texts)), None)
     if empty is not None:
         raise UserError(f"The task {empty!r} has no questions; give it some.")
 
@@ -97,13 +103,18 @@ def _score(answered: Sequence[Answered]) -> Score:
     return Score(acc, acc_stderr, acc_norm, acc_norm_stderr, nll, nll_stderr, len(answered))
 
 
+def _predicted(texts: Sequence[tuple[float, int]]) -> Score:
+    nll, nll_stderr = _ratio(*zip(*texts, strict=True))
+    return Score(None, None, None, None, nll, nll_stderr, len(texts))
+
+
 def _mean(values: Sequence[float]) -> tuple[float, float]:
     """The mean and its standard error, in the closed form that the harness uses too."""
     return fmean(values), stdev(values) / sqrt(len(values)) if len(values) > 1 else 0.0
 
 
 def _ratio(sums: Sequence[float], counts: Sequence[int]) -> tuple[float, float]:
-    """The mean over all tokens, and its standard error with questions as the units (ratio estimator)."""
+    """The mean over all tokens, and its standard error over questions, or texts (ratio estimator)."""
     mean, n = sum(sums) / sum(counts), len(sums)
     apart = [total - mean * count for total, count in zip(sums, counts, strict=True)]
     stderr = sqrt(sum(a * a for a in apart) / (n * (n - 1))) / fmean(counts) if n > 1 else 0.0

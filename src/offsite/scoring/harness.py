@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import datasets
 import lm_eval.api.task
 import lm_eval.evaluator
+import lm_eval.utils
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -26,6 +27,8 @@ _METRICS: Mapping[Scoring, tuple[str, ...]] = {
     "multiple_choice": ("acc", "acc_norm"),
     "exact_match": ("exact_match",),
 }
+
+_WINDOW = 512  # tokens that are predicted at once, as in Offsite-Tuning's figures
 
 Request = tuple[tuple[str, str], list[int], list[int]]
 """The texts and the token ids of a prompt and an answer, as the harness asks for their likelihood."""
@@ -45,6 +48,8 @@ def run(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tasks: Sequence[Task], seed: int
 ) -> dict[str, list[Answered]]:
     """Have the harness ask every question of the `tasks`; answers by task, in the order of the questions."""
+    if not tasks:
+        return {}
     with _quiet(), _mode_restored(model):
         scorer = Scorer(model, tokenizer)
         asked = {task.name: _harness_task(task, seed) for task in tasks}
@@ -56,6 +61,29 @@ def run(
         ]
         for task in tasks
     }
+
+
+def roll(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
+) -> list[tuple[float, int]]:
+    """The negative log-likelihood of each text, in nats, and its tokens: the harness's own rolling windows."""
+    with _quiet(), _mode_restored(model):
+        scorer = Scorer(model, tokenizer)
+        longest = min(_WINDOW, scorer.max_length)
+        windows = [_windows(scorer.tok_encode(text), scorer.prefix_token_id, longest) for text in texts]
+        flat = [window for some in windows for window in some]
+        with bar("Predicting texts", len(flat)) as advance:
+            found = iter(answer_likelihoods(model, flat, advance))
+    return [
+        (-sum(next(found).loglik for _ in some), sum(len(predicted) for _, predicted in some))
+        for some in windows
+    ]
+
+
+def _windows(ids: list[int], prefix: int, longest: int) -> list[tuple[list[int], list[int]]]:
+    """What is read and what is predicted: each token once, the first of a window after its neighbour."""
+    rolled = lm_eval.utils.get_rolling_token_windows(ids, prefix, longest, context_len=1)
+    return [lm_eval.utils.make_disjoint_window(window) for window in rolled]
 
 
 class Scorer(HFLM):  # type: ignore[misc]  # lm_eval has no types

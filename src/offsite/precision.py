@@ -1,0 +1,51 @@
+"""What lets a processor train faster to the same numbers: attention for short rows, weights cast once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+_EAGER_UP_TO = 256  # tokens; below, fused attention's backward on a CPU costs more than it saves
+
+
+@contextmanager
+def cast_once(model: nn.Module) -> Iterator[None]:
+    """Within, frozen float32 linears stand in bfloat16, for passes under autocast to bfloat16.
+
+    Autocast itself casts them in every pass, to the same numbers: it remembers a cast only of what is trained.
+    Embeddings, norms and all that is no plain linear stay as they are; a head tied to the embeddings is apart
+    from them meanwhile. Afterwards each linear has its own parameter again.
+    """
+    replaced: list[tuple[nn.Module, str, nn.Parameter]] = []
+    casts: dict[int, nn.Parameter] = {}  # shared layers are cast once
+    for module in model.modules():
+        for name, old in list(module._parameters.items()) if type(module) in (nn.Linear, Conv1D) else ():
+            if old is not None and old.dtype == torch.float32 and not old.requires_grad:
+                if id(old) not in casts:
+                    casts[id(old)] = nn.Parameter(old.to(torch.bfloat16), requires_grad=False)
+                replaced.append((module, name, old))
+                module._parameters[name] = casts[id(old)]
+    try:
+        yield
+    finally:
+        for module, name, old in replaced:
+            module._parameters[name] = old
+
+
+@contextmanager
+def attention_for(model: PreTrainedModel, longest: int) -> Iterator[None]:
+    """Within, plain attention on a CPU where no row is longer than `longest` and that is short."""
+    before = model.config._attn_implementation
+    if before != "sdpa" or longest > _EAGER_UP_TO or torch.accelerator.is_available():
+        yield
+        return
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
