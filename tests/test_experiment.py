@@ -8,7 +8,7 @@ from offsite import experiment as module
 from offsite.data_owner.tune import TuneConfig
 from offsite.emulator import Emulator
 from offsite.errors import UserError
-from offsite.experiment import Experiment, compare
+from offsite.experiment import Bench, Cache, Experiment, compare
 from offsite.owner.blueprint import Place
 from offsite.owner.build import build
 from offsite.split import Split
@@ -89,3 +89,23 @@ def test_an_emulator_of_another_model_is_refused(saved, tmp_path):
     _, folder = saved
     with pytest.raises(UserError, match="another model"):
         compare(tiny_model("llama", seed=5), Emulator.load(folder), ASKED, tmp_path / "work")
+
+
+def test_an_emulator_is_made_only_where_something_lacks(saved, tmp_path, tokenizer):
+    model, folder = saved
+    made = []
+
+    def make():
+        made.append(Emulator.load(folder))
+        return made[-1]
+
+    quick = Experiment(ASKED.tasks, ASKED.train, TuneConfig(steps=1, max_length=32))
+    bench = Bench(model, tokenizer, SPLIT, Cache(tmp_path / "work"))
+    assert bench.lacks({"keep": 0.5}, quick) == ["emulator_zero_shot", "emulator_tuned", "plugged_in"]
+    first = bench.trial({"keep": 0.5}, make, quick)
+    assert bench.lacks({"keep": 0.5}, quick) == []
+    assert bench.trial({"keep": 0.5}, make, quick) == first
+    assert len(made) == 1
+    assert bench.lacks({"keep": 0.6}, quick)
+    assert list(first["rows"]) == ["emulator_zero_shot", "emulator_tuned", "plugged_in"]
+    assert first["curve"][-1]["step"] == 1

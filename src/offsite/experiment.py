@@ -1,33 +1,38 @@
-"""The experiment of the field: five rows for one emulator, resumable row by row."""
+"""The experiment of the field: five rows for an emulator, each stage made once, whoever asks."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from offsite import bundle
 from offsite.adapter import Adapter, swap
 from offsite.data_owner.tune import TuneConfig, tune
 from offsite.emulator import Emulator
 from offsite.errors import UserError
-from offsite.folders import write_text
-from offsite.owner.build import check_parent, keep_of, lossless
+from offsite.folders import remove, write_text
+from offsite.owner.build import check_parent, keep_of, lossless, origin
 from offsite.owner.plug import plug
+from offsite.record import versions
 from offsite.report.results import ROWS
 from offsite.scoring import evaluate
+from offsite.split import Split
 from offsite.tasks import Task
 from offsite.text import Example
 from offsite.training import autocast
 
-Row = dict[str, dict[str, float]]
+Row = dict[str, dict[str, Any]]
 """Scores of one row by task, as `evaluate.Score` has them."""
+Key = Mapping[str, Any]
+"""All that a value hangs on, as JSON; its `stage` says what the value is."""
 
 
 @dataclass(frozen=True)
@@ -41,112 +46,222 @@ class Experiment:
     """Only the first so many questions of each task."""
 
 
+class Cache:
+    """Finished stages in a folder, found again by all that they hang on, whoever asks."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def once(self, key: Key, make: Callable[[], Any]) -> Any:
+        """The JSON value of `key`, made now unless an earlier call, or an earlier run, did."""
+        return self.timed(key, make)[0]
+
+    def timed(self, key: Key, make: Callable[[], Any]) -> tuple[Any, float]:
+        """The value as of `once`, and how many seconds it took to make, whenever that was."""
+        file = self.place(key, ".json")
+        if not file.is_file():
+            start = time.monotonic()
+            value = make()
+            told = {"key": key, "value": value, "seconds": time.monotonic() - start}
+            write_text(file, json.dumps(told))
+        told = json.loads(file.read_text(encoding="utf-8"))
+        return told["value"], told["seconds"]
+
+    def has(self, key: Key) -> bool:
+        """Whether `once` would find the value there."""
+        return self.place(key, ".json").is_file()
+
+    def forget(self, key: Key) -> None:
+        """Let the value be made anew."""
+        self.place(key, ".json").unlink(missing_ok=True)
+
+    def place(self, key: Key, ending: str) -> Path:
+        """Where something that belongs to `key` lies."""
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        return self.folder / f"{key['stage']}-{digest[:32]}{ending}"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A model on which any number of emulators are tried; it always comes back as it was, bit for bit."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    split: Split
+    cache: Cache
+
+    def ends(self, experiment: Experiment) -> dict[str, Any]:
+        """What no emulator has a part in: `rows` zero_shot and fine_tuned, `curve`, `seconds` by stage."""
+        full = _Stages(self, {}, lambda: lossless(self.model, self.split, self.tokenizer), experiment)
+        rows = {
+            "zero_shot": full.row("zero_shot", lambda: full.score(self.model)),
+            "fine_tuned": full.row("fine_tuned", lambda: full.score(full.tuned())),
+        }
+        return full.told(rows)
+
+    def trial(self, name: Key, make: Callable[[], Emulator], experiment: Experiment) -> dict[str, Any]:
+        """The other three `rows`, `curve`, `seconds` by stage, and the `stored` share of the middle.
+
+        `name` says all that the emulator hangs on besides the model (method, knobs, keep, text ...); `make`
+        only runs, and once, where a stage lacks. What it makes may end up tuned.
+        """
+        assert name, "an emulator has a name"
+        here = _Stages(self, name, make, experiment)
+        weigh = {"stage": "stored", **here.about}
+        stored = here.once(weigh, lambda: keep_of(here.emulator(), self.model))
+        rows = {
+            "emulator_zero_shot": here.row("emulator_zero_shot", lambda: here.score(here.emulator().model)),
+            "emulator_tuned": here.row("emulator_tuned", lambda: here.score(here.tuned())),
+            "plugged_in": here.row("plugged_in", here.plugged_in),
+        }
+        return here.told(rows) | {"stored": stored}
+
+    def lacks(self, name: Key | None, experiment: Experiment) -> list[str]:
+        """The rows that `trial` of this `name` (`ends`, for None) would have to make."""
+        here = _Stages(self, name or {}, _nothing, experiment)
+        rows = [row.key for row in ROWS if (row.key in ("zero_shot", "fine_tuned")) == (name is None)]
+        return [row for row in rows if not self.cache.has(here.key(row))]
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Stands for the model, its split, its tokenizer and the libraries that run it."""
+        here = origin(self.model, self.split, self.tokenizer)
+        return _digest((here, versions(("offsite", "torch", "transformers"))))
+
+
 def compare(model: PreTrainedModel, emulator: Emulator, experiment: Experiment, work: Path) -> dict[str, Any]:
     """Zero-shot, fine-tuned, emulator zero-shot, emulator tuned, plugged in: the same data, steps and seed.
 
-    `model` comes back as it was; `emulator` ends up tuned. Each finished stage is kept in `work`, so that an
+    `model` comes back as it was; `emulator` may end up tuned. Each finished stage is kept in `work`, so that an
     interrupted comparison, run again, goes on where it stopped.
     """
     if emulator.tokenizer is None:
         raise UserError("The emulator came without a tokenizer, so nothing can be tuned or scored with it.")
     check_parent(emulator, model)
-    stages = _Stages(work, _fingerprint(emulator, experiment))
-    rows: dict[str, Row] = {}
-
-    def score(name: str, of: PreTrainedModel) -> None:
-        rows[name] = stages.once(name, lambda: _scores(of, emulator, experiment))
-
-    keep = keep_of(emulator, model)
-    score("zero_shot", model)
-    score("emulator_zero_shot", emulator.model)
-    tuned = stages.tuned("emulator_tuned", emulator, experiment)
-    score("emulator_tuned", emulator.model)
-    displaced = plug(model, tuned)
-    try:
-        score("plugged_in", model)
-    finally:
-        plug(model, displaced)
-    full = lossless(model, emulator.split, emulator.tokenizer)
-    stages.tuned("fine_tuned", full, experiment)
-    score("fine_tuned", full.model)
-    return _results(emulator, experiment, {row.key: rows[row.key] for row in ROWS}, keep, stages)
-
-
-def _results(
-    emulator: Emulator, experiment: Experiment, rows: dict[str, Row], keep: float, stages: _Stages
-) -> dict[str, Any]:
+    name = {"bundle": emulator.digest or bundle.digest(emulator.model.state_dict())}
+    bench = Bench(model, emulator.tokenizer, emulator.split, Cache(work))
+    ends = bench.ends(experiment)
+    trial = bench.trial(name, lambda: emulator, experiment)
+    rows = ends["rows"] | trial["rows"]
     return {
-        "rows": rows,
-        "keep": keep,
+        "rows": {row.key: rows[row.key] for row in ROWS},
+        "keep": trial["stored"],
         "method": emulator.method,
         "split": asdict(emulator.split),
         "tuning": asdict(experiment.config),
         "limit": experiment.limit,
         "sources": {task.name: task.source for task in experiment.tasks},
         "notes": [task.note for task in experiment.tasks if task.note],
-        "curves": stages.curves(),
-        "seconds": stages.seconds(),
+        "curves": {"fine_tuned": ends["curve"], "emulator_tuned": trial["curve"]},
+        "seconds": ends["seconds"] | trial["seconds"],
     }
 
 
-def _scores(of: PreTrainedModel, emulator: Emulator, experiment: Experiment) -> Row:
-    assert emulator.tokenizer is not None
-    with autocast(of):
-        scores = evaluate(of, emulator.tokenizer, experiment.tasks, limit=experiment.limit)
-    return {task: asdict(score) for task, score in scores.items()}
-
-
-def _fingerprint(emulator: Emulator, experiment: Experiment) -> str:
-    """What a stage's result hangs on; stages of anything else are started over."""
-    asked = (emulator.origin, emulator.digest, experiment)
-    return hashlib.sha256(repr(asked).encode()).hexdigest()
+_TRAINED = ("fine_tuned", "emulator_tuned", "plugged_in")
 
 
 class _Stages:
-    """The finished stages of one comparison, in a folder."""
+    """The stages of one emulator, or of the full model, on one experiment."""
 
-    def __init__(self, folder: Path, fingerprint: str) -> None:
-        self.folder = folder
-        mark = folder / "fingerprint"
-        if not mark.is_file() or mark.read_text(encoding="utf-8") != fingerprint:
-            shutil.rmtree(folder, ignore_errors=True)
-            write_text(mark, fingerprint)
+    def __init__(self, bench: Bench, name: Key, make: Callable[[], Emulator], experiment: Experiment) -> None:
+        self.bench, self.experiment = bench, experiment
+        self.about = {"model": bench.digest, "emulator": dict(name)}
+        self.emulator = functools.cache(make)
+        self.seconds: dict[str, float] = {}
 
-    def once(self, name: str, make: Callable[[], Any]) -> Any:
-        """The JSON value of the stage `name`, made now unless an earlier run did."""
-        file = self.folder / f"{name}.json"
-        if not file.is_file():
-            start = time.monotonic()
-            value = make()
-            write_text(file, json.dumps({"value": value, "seconds": time.monotonic() - start}))
-        return json.loads(file.read_text(encoding="utf-8"))["value"]
+    def once(self, key: Key, make: Callable[[], Any]) -> Any:
+        value, seconds = self.bench.cache.timed(key, make)
+        self.seconds[key["stage"]] = round(seconds, 1)
+        return value
 
-    def tuned(self, name: str, emulator: Emulator, experiment: Experiment) -> Adapter:
-        """The adapter tuned in `emulator`, which holds it afterwards; from an earlier run if it got so far."""
-        bundle = self.folder / f"{name}-adapter"
+    def row(self, stage: str, make: Callable[[], Row]) -> Row:
+        row: Row = self.once(self.key(stage), make)
+        return row
 
-        fresh_ones: list[Adapter] = []
+    def key(self, stage: str) -> dict[str, Any]:
+        """Of a row: the questions that it answers, and what was trained on before, if anything was."""
+        asked = {"asked": _asked(self.experiment)} | (self._training if stage in _TRAINED else {})
+        return {"stage": stage, **self.about, **asked}
+
+    def score(self, model: PreTrainedModel) -> Row:
+        asked = self.experiment
+        with autocast(model):
+            scores = evaluate(model, self.bench.tokenizer, asked.tasks, limit=asked.limit)
+        return {task: asdict(score) for task, score in scores.items()}
+
+    def tuned(self) -> PreTrainedModel:
+        """The emulator's model, holding the tuned adapter."""
+        adapter, in_place = self._adapter
+        if not in_place:
+            swap(self.emulator().model, adapter)
+        return self.emulator().model
+
+    def plugged_in(self) -> Row:
+        displaced = plug(self.bench.model, self._adapter[0])
+        try:
+            return self.score(self.bench.model)
+        finally:
+            plug(self.bench.model, displaced)
+
+    def told(self, rows: Mapping[str, Row]) -> dict[str, Any]:
+        """The results, beyond which the adapter, of some size, is not kept."""
+        if not self.bench.cache.has(self._curve):  # another experiment, interrupted, forgot it
+            self._tune()
+        curve = self.once(self._curve, list)
+        remove(self._bundle)
+        stages = [*rows, *sorted(self.seconds.keys() - rows)]  # kept from before or not, in the same order
+        return {"rows": dict(rows), "curve": curve, "seconds": {one: self.seconds[one] for one in stages}}
+
+    @functools.cached_property
+    def _adapter(self) -> tuple[Adapter, bool]:
+        """The tuned adapter, and whether the emulator holds it already."""
+        if self._bundle.exists() and self.bench.cache.has(self._curve):
+            return Adapter.load(self._bundle), False
+        return self._tune(), True
+
+    def _tune(self) -> Adapter:
+        tuned: list[Adapter] = []
+        work = self.bench.cache.place(self._curve, "-checkpoints")
 
         def make() -> list[Any]:
-            what = "Fine-tuning" if name == "fine_tuned" else "Tuning the emulator"
-            work = self.folder / f"{name}-checkpoints"
-            fresh = tune(emulator, experiment.train, experiment.config, work=work, resume=True, what=what)
-            fresh.save(bundle)
-            fresh_ones.append(fresh)
+            what = "Tuning the emulator" if self.about["emulator"] else "Fine-tuning"
+            asked = self.experiment
+            fresh = tune(self.emulator(), asked.train, asked.config, work=work, resume=True, what=what)
+            fresh.save(self._bundle)
+            tuned.append(fresh)
             return [point._asdict() for point in fresh.curve]
 
-        self.once(f"{name}-curve", make)
-        if fresh_ones:
-            return fresh_ones[0]
-        adapter = Adapter.load(bundle)
-        swap(emulator.model, adapter)
-        return adapter
+        self.bench.cache.forget(self._curve)
+        self.once(self._curve, make)
+        remove(work)
+        return tuned[0]
 
-    def curves(self) -> Mapping[str, Any]:
-        """Loss by step of the two tunings."""
-        return {name: self.once(f"{name}-curve", list) for name in ("fine_tuned", "emulator_tuned")}
+    @property
+    def _bundle(self) -> Path:
+        return self.bench.cache.place(self._curve, "-adapter")
 
-    def seconds(self) -> dict[str, float]:
-        """Wall-clock time of each stage."""
-        files = sorted(self.folder.glob("*.json"))
-        return {f.stem: round(json.loads(f.read_text(encoding="utf-8"))["seconds"], 1) for f in files}
+    @functools.cached_property
+    def _curve(self) -> dict[str, Any]:
+        stage = "emulator_tuned-curve" if self.about["emulator"] else "fine_tuned-curve"
+        return {"stage": stage, **self.about, **self._training}
+
+    @functools.cached_property
+    def _training(self) -> dict[str, Any]:
+        """What a tuned adapter hangs on besides the emulator."""
+        config = {name: value for name, value in asdict(self.experiment.config).items() if name != "report_to"}
+        read = [(example.pieces, example.closed) for example in self.experiment.train]
+        return {"train": _digest(read), "config": config}
+
+
+def _asked(experiment: Experiment) -> str:
+    """Stands for the questions, as far as the limit lets them be asked."""
+    asked = [task.first(experiment.limit) for task in experiment.tasks]
+    return _digest([(task.name, task.scoring, task.questions, task.texts) for task in asked])
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(repr(content).encode()).hexdigest()
+
+
+def _nothing() -> Emulator:
+    raise AssertionError("nothing is made for a plan")

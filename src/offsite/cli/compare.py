@@ -3,58 +3,117 @@
 from __future__ import annotations
 
 import json as jsonlib
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from offsite.cli.shell import Force, Json, Limit, Rank, Seed, beside, console, emit, leftovers, output, words
-from offsite.cli.tables import rows_tables
+from offsite.cli.shell import Force, Json, Rank, beside, console, emit, leftovers, output, words
+from offsite.cli.tables import duration, plan_table, rows_tables, study_table
+from offsite.errors import UserError
+from offsite.folders import held, parents_of, remove
 
 if TYPE_CHECKING:
     from offsite.data_owner.tune import TuneConfig
     from offsite.experiment import Experiment
+    from offsite.study import Recipe
 
 NAME = "compare"
 HELP = """The experiment: zero-shot, fine-tuned, emulator zero-shot, emulator tuned and plugged in.
 
-Needs the full model and the data on one side, so it is for experiments and public data. Interrupted, the same
-command goes on where it stopped.
+For one emulator, or for all that a recipe names: methods, keeps, tasks and seeds, with the papers' table. Needs
+the full model and the data on one side, so it is for experiments and public data. Interrupted, the same command
+goes on where it stopped.
 
 Example: `offsite compare smollm2-135m emulator/ --tasks arc_easy --limit 200 -o comparison/`
+
+Another: `offsite compare recipes/smollm2.yaml -o study/ --dry-run`
 """
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="A folder, a named model or a hub id.")],
-    emulator: Annotated[Path, typer.Argument(help="An emulator bundle made from it.")],
-    task_names: Annotated[str, typer.Option("--tasks", help="Names or files of questions, by commas.")],
-    out: Annotated[Path, typer.Option("-o", "--output", help="Where results and report go.")],
+    first: Annotated[
+        str,
+        typer.Argument(metavar="MODEL|RECIPE", help="A folder, named model or hub id; or a recipe (.yaml)."),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--output", help="Where results, tables and report go.")],
+    emulator: Annotated[
+        Path | None, typer.Argument(help="An emulator bundle made from MODEL; none beside a recipe.")
+    ] = None,
+    task_names: Annotated[
+        str | None, typer.Option("--tasks", help="Names or files of questions, by commas.")
+    ] = None,
     train: Annotated[str | None, typer.Option(help="A data file or task [default: the first task].")] = None,
-    limit: Limit = None,
-    steps: Annotated[int, typer.Option(help="Optimizer steps of each tuning, at the most.")] = 150,
-    lr: Annotated[float, typer.Option(help="Peak learning rate of both tunings.")] = 2e-4,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Ask only the first so many questions of each task.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Optimizer steps of each tuning, at the most [default: 150].")
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Peak learning rate of both tunings [default: 0.0002].")
+    ] = None,
     lora_rank: Rank = None,
-    seed: Seed = 0,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**32 - 1, help="Of everything random [default: 0].")
+    ] = None,
+    over: Annotated[
+        list[str] | None, typer.Option("--set", help="A value of the recipe, as steps=20 or seeds=[0,1].")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Keep a recipe's finished stages here, for other recipes too.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print a recipe's plan, time and memory; write nothing.")
+    ] = False,
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Run the five rows, write results.json and report.html."""
-    from offsite import models, report
+    """Run the five rows, write results.json and report.html, and a recipe's tables."""
+    own = {"tasks": task_names, "train": train, "limit": limit, "steps": steps, "lr": lr, "seed": seed}
+    own["lora-rank"] = lora_rank
+    given = {name: value for name, value in own.items() if value is not None}
+    if emulator is None:
+        recipe = _recipe(first, over or [], given)
+        output(out, force, [first, recipe.model, *recipe.tasks, recipe.train or recipe.text, recipe.text])
+        work = cache or beside(out, ".stages")
+        _plan(recipe, work, json) if dry_run else _study(recipe, out, work, cache is None, json)
+        return
+    for option, value in (("--set", over), ("--cache", cache), ("--dry-run", dry_run)):
+        if value:
+            raise UserError(f"{option} is for recipes, and {first!r} with an emulator is none; leave it out.")
+    if task_names is None:
+        raise UserError("To compare a model and its emulator takes tasks; add, say, --tasks arc_easy.")
     from offsite.data_owner.tune import TuneConfig
+
+    chosen = {
+        name: value for name, value in (("steps", steps), ("lr", lr), ("seed", seed)) if value is not None
+    }
+    config = TuneConfig(**chosen, lora_rank=lora_rank)  # type: ignore[arg-type]
+    output(out, force, [first, emulator, *words(task_names), *([train] if train else [])])
+    _pair(
+        first, emulator, _experiment(task_names, train, config, limit), train or words(task_names)[0], out, json
+    )
+
+
+# --- one emulator -----------------------------------------------------------------------------------------
+
+
+def _pair(model: str, emulator: Path, experiment: Experiment, train: str, out: Path, json: bool) -> None:
+    from offsite import models, report
     from offsite.emulator import Emulator
     from offsite.experiment import compare
     from offsite.folders import staged
     from offsite.record import record
 
-    output(out, force, [model, emulator, *words(task_names), *([train] if train else [])])
-    config = TuneConfig(steps=steps, lr=lr, lora_rank=lora_rank, seed=seed)
-    experiment = _experiment(task_names, train, config, limit)
     opened = Emulator.load(emulator)
     whole, _ = models.load(model)
     with leftovers(beside(out, ".stages"), _worth) as work:
         results = compare(whole, opened, experiment, work)
-        results |= {"model": model, "train": train or words(task_names)[0]} | record(seed)
+        results |= {"model": model, "train": train} | record(experiment.config.seed)
         with staged(out) as folder:
             (folder / "results.json").write_text(jsonlib.dumps(results, indent=2) + "\n", encoding="utf-8")
             report.write(results, folder / "report.html")
@@ -74,8 +133,85 @@ def _experiment(task_names: str, train: str | None, config: TuneConfig, limit: i
     return Experiment(asked, tasks.examples(train or words(task_names)[0]), config, limit)
 
 
+# --- a recipe ---------------------------------------------------------------------------------------------
+
+
+def _recipe(first: str, over: list[str], given: Mapping[str, object]) -> Recipe:
+    from offsite.study import read
+
+    if Path(first).suffix.lower() not in (".yaml", ".yml"):
+        raise UserError(f"{first!r} is no recipe (.yaml); name one, or a model and an emulator made from it.")
+    for name, value in given.items():
+        key = name.replace("-", "_")
+        raise UserError(f"A recipe says its {key} itself; write --set {key}={value} in place of --{name}.")
+    return read(Path(first), over)
+
+
+def _plan(recipe: Recipe, work: Path, json: bool) -> None:
+    from offsite.study.forecast import forecast
+
+    found = forecast(recipe, work)
+
+    def show() -> None:
+        console().print(plan_table(found))
+        if found.seconds is not None and found.memory is not None:
+            size = f"{found.memory / 1e9:.1f} GB"
+            console().print(f"About {duration(found.seconds)} and {size} of memory; nothing was written.")
+
+    emit(found.told(), json, show)
+
+
+def _study(recipe: Recipe, out: Path, work: Path, passing: bool, json: bool) -> None:
+    from offsite import models, report, study
+    from offsite.folders import staged
+    from offsite.record import record
+
+    whole, tokenizer = models.load(recipe.model)
+    with _kept(work, passing):
+        results = study.run(recipe, whole, tokenizer, work, _say) | record(recipe.seeds[0])
+        table = study.tabulate(results)
+        with staged(out) as folder:
+            (folder / "results.json").write_text(jsonlib.dumps(results, indent=1) + "\n", encoding="utf-8")
+            (folder / "table.md").write_text(table.markdown(), encoding="utf-8")
+            (folder / "table.tex").write_text(table.latex(), encoding="utf-8")
+            report.write(results, folder / "report.html")
+
+    def show() -> None:
+        shown, screen = study_table(table), console()
+        screen.width = max(
+            screen.width, screen.measure(shown, options=screen.options.update(width=999)).maximum
+        )
+        screen.print(shown)
+        console().print(f"Report: {out / 'report.html'}; tables: {out / 'table.md'}, {out / 'table.tex'}")
+
+    emit(results, json, show)
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+
+
+@contextmanager
+def _kept(work: Path, passing: bool) -> Iterator[None]:
+    """Keep what is worth it until the block ends well; unlike `leftovers`, whoever was at fault.
+
+    A tuning that runs away in a study's last cell must not cost all the others. A cache that is not `passing`
+    stays after that too.
+    """
+    with parents_of(work.resolve()), held(work):
+        try:
+            yield
+        except BaseException:
+            if not (_worth(work) if passing else any(work.iterdir())):
+                remove(work)
+            raise
+        if passing:
+            remove(work)
+
+
 def _worth(work: Path) -> bool:
     """Whether there is something that the same command goes on from."""
     from offsite.training import has_checkpoint
 
-    return any(work.glob("*.json")) or any(map(has_checkpoint, work.glob("*-checkpoints")))
+    learnt = (*work.glob("*.json"), *work.glob("profil*/*/*.safetensors"), *work.glob("profiles/*/*/*.json"))
+    return bool(learnt) or any(map(has_checkpoint, work.glob("*-checkpoints")))

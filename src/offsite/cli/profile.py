@@ -9,13 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from offsite.cli.shell import Force, Json, Seed, beside, console, emit, leftovers, output
+from offsite.owner.learn import learn as learn  # the other commands that profile have it from here
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from offsite.owner.methods.base import Method
     from offsite.owner.profile import Profile
-    from offsite.split import Split
 
 NAME = "profile"
 HELP = """Model owner: let a method learn about the model, once for every budget.
@@ -56,6 +53,7 @@ def command(
 ) -> None:
     """Read the text, let the method learn, save."""
     from offsite import models, tasks
+    from offsite.folders import staged
     from offsite.owner.methods import method_named, seeded
     from offsite.split import Split
 
@@ -67,33 +65,10 @@ def command(
     whole, tokenizer = models.load(model)
     with leftovers(beside(out, ".profiling"), worth) as work:
         learnt = learn(chosen, whole, tokenizer, split, text, work, blocks, length)
-        learnt.save(out, text=text, seed=seed)
-        report = _report(learnt, out / "report.html", model, text)
-    _show(learnt, model, out, text, json, report)
-
-
-def learn(
-    method: Method,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    split: Split,
-    text: str,
-    work: Path | None = None,
-    blocks: int | None = None,
-    length: int | None = None,
-) -> Profile:
-    """The profile of `model`, from so many `blocks` of `text`, going on from what is in `work`, if given."""
-    from offsite import tasks
-    from offsite.decoder import Decoder, check_length, longest
-    from offsite.text import blocks as cut
-
-    split.middle(len(Decoder.of(model)))  # what cannot be cut is refused before any text is read
-    if method.calibration is None:
-        return method.profile(model, split, work=work)
-    count, usual = method.calibration
-    length = length or min(usual, longest(model))
-    check_length(model, length)
-    return method.profile(model, split, cut(tasks.texts(text), tokenizer, length, blocks or count), work)
+        with staged(out) as folder:
+            learnt.save(folder, text=text, seed=seed)
+            report = _report(learnt, folder / "report.html", model, text)
+    _show(learnt, model, out, text, json, report and out / report.name)
 
 
 def worth(work: Path) -> bool:

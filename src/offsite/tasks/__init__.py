@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from offsite import text
 from offsite.errors import UserError, did_you_mean
 from offsite.rows import check_file, is_data_file, read_utf8
 from offsite.tasks import recipe as recipes
+from offsite.tasks import shelf
 from offsite.tasks.fetch import fetched
 from offsite.tasks.recipe import Scoring, Split
-from offsite.text import Example, Question
+from offsite.text import Example, Piece, Question
 
-__all__ = ["Question", "Scoring", "Split", "Task", "check_text", "examples", "load", "names", "texts"]
+__all__ = [
+    "Question", "Scoring", "Split", "Task",
+    "at_hand", "check", "check_text", "examples", "load", "names", "texts",
+]  # fmt: skip
+
+_STRETCH = 1500  # characters: some 350 tokens, which a tuning takes whole
 
 
 @dataclass(frozen=True)
 class Task:
-    """One split of a task: its questions, and what to say of them beside a result."""
+    """One split of a task: its questions or texts, and what to say of them beside a result."""
 
     name: str
     questions: tuple[Question, ...]
     scoring: Scoring = "multiple_choice"
-    """`exact_match`: every choice is right, and the model is when it says one of them greedily."""
+    """`exact_match`: every choice is right, and the model is when it says one of them greedily;
+    `perplexity`: there are `texts` in place of questions."""
     note: str = ""
     """One sentence where these are not the questions that the name promises; else empty."""
     source: str = ""
     """Where they come from: `hub: ...`, `wheel: ...` or `file: ...`."""
+    texts: tuple[str, ...] = ()
+
+    def first(self, limit: int | None) -> Task:
+        """The task with only its first so many questions or texts."""
+        return replace(self, questions=self.questions[:limit], texts=self.texts[:limit])
 
 
 def names() -> list[str]:
@@ -36,7 +49,7 @@ def names() -> list[str]:
 
 
 def load(word: str, split: Split) -> Task:
-    """The questions of a task by its name, or of a file of `{"prompt", "choices", "answer"}` rows.
+    """A task by its name, or of a file: `{"prompt", "choices", "answer"}` rows, or a `.txt` to be predicted.
 
     A file has one split, which stands for both.
 
@@ -45,8 +58,7 @@ def load(word: str, split: Split) -> Task:
     """
     recipe = recipes.questions().get(word)
     if recipe is None:
-        path = _file(word, "task", recipes.questions())
-        return Task(path.stem, tuple(text.read_questions(path)), source=f"file: {path.name}")
+        return _predicted(word, split)
     head, rows = fetched(recipe, split)
     assert recipe.scoring is not None
     return Task(word, tuple(map(_question, rows)), recipe.scoring, head.note, head.source)
@@ -55,13 +67,18 @@ def load(word: str, split: Split) -> Task:
 def examples(word: str) -> list[Example]:
     """What to train on: a task's `train` split by its name, or a data file of any kind of rows.
 
+    Of a task of texts, stretches of whole lines.
+
     Raises:
         UserError: as `load`, and as `text.read_examples`.
     """
-    if word not in recipes.questions():
-        return text.read_examples(_file(word, "task", recipes.questions()))
-    questions = load(word, "train").questions
-    return [question.example(f"{word}, row {number}") for number, question in enumerate(questions, 1)]
+    if word not in _known() and Path(word).suffix.lower() != ".txt":
+        return text.read_examples(_file(word, "task", _known()))
+    found = load(word, "train")
+    if found.scoring == "perplexity":
+        stretches = [one for whole in found.texts for one in _stretches(whole) if one.strip()]
+        return [Example((Piece(one, learnt=True),), closed=False, where=word) for one in stretches]
+    return [question.example(f"{word}, row {number}") for number, question in enumerate(found.questions, 1)]
 
 
 def texts(word: str) -> list[str]:
@@ -79,10 +96,54 @@ def texts(word: str) -> list[str]:
     return [example.text for example in text.read_examples(path)]
 
 
+def check(word: str) -> None:
+    """Refuse, before any work, a word for which `load` would find neither a task nor a file."""
+    if word not in _known():
+        check_file(_file(word, "task", _known()))
+
+
+def at_hand(word: str) -> bool:
+    """Whether all of a task, or of a public text, is found without asking anyone."""
+    recipe = (recipes.questions() | recipes.texts()).get(word)
+    if recipe is None:
+        return Path(word).is_file()
+    splits = {split for origin in recipe.origins for split in origin.splits}
+    return all(shelf.take(recipe, split) for split in splits)
+
+
 def check_text(word: str) -> None:
     """Refuse, before any work, a word for which `texts` would find neither a public text nor a file."""
     if word not in recipes.texts():
         check_file(_text_file(word))
+
+
+def _known() -> dict[str, recipes.Recipe]:
+    """What can be a task: questions, and the texts of which some are set apart to be predicted."""
+    return recipes.questions() | {name: one for name, one in recipes.texts().items() if one.having("test")}
+
+
+def _predicted(word: str, split: Split) -> Task:
+    """A task that is no benchmark of questions."""
+    if word in _known():
+        head, rows = fetched(recipes.texts()[word], split)
+        told = tuple(str(row["text"]) for row in rows)
+        return Task(word, (), "perplexity", head.note, head.source, told)
+    path = _file(word, "task", _known())
+    if path.suffix.lower() == ".txt":
+        whole = (_not_blank(read_utf8(path), path),)
+        return Task(path.stem, (), "perplexity", source=f"file: {path.name}", texts=whole)
+    return Task(path.stem, tuple(text.read_questions(path)), source=f"file: {path.name}")
+
+
+def _stretches(whole: str) -> Iterator[str]:
+    """The text in stretches of whole lines, as long as `_STRETCH` lets them be."""
+    stretch = ""
+    for line in whole.splitlines(keepends=True):
+        if stretch and len(stretch) + len(line) > _STRETCH:
+            yield stretch
+            stretch = ""
+        stretch += line
+    yield stretch
 
 
 def _text_file(word: str) -> Path:

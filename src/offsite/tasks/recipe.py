@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from jinja2.sandbox import SandboxedEnvironment
 
 Split = Literal["train", "test"]
-Scoring = Literal["multiple_choice", "exact_match"]
-"""`exact_match`: every choice is right, and the model is when it says one of them greedily."""
+Scoring = Literal["multiple_choice", "exact_match", "perplexity"]
+"""`exact_match`: every choice is right, and the model is when it says one of them greedily; `perplexity`: no
+questions, but texts, each token of which is predicted."""
 
 Columns = Mapping[str, object]
 

@@ -51,5 +51,6 @@ def take(recipe: Recipe, split: Split) -> tuple[Head, list[dict[str, object]]] |
 
 def _file(recipe: Recipe, split: Split) -> Path:
     if recipe.scoring is None:
-        return cache_dir() / "texts" / f"{recipe.name}.jsonl"
+        name = recipe.name if split == "train" else f"{recipe.name}-{split}"
+        return cache_dir() / "texts" / f"{name}.jsonl"
     return cache_dir() / "tasks" / f"{recipe.name}-{split}.jsonl"

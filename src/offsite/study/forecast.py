@@ -1,0 +1,191 @@
+"""What a study has yet to do, and about how long that takes: before any work, and without writing anything."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
+from transformers import AutoConfig, PreTrainedModel
+
+from offsite import models, tasks
+from offsite.decoder import Decoder, skeleton
+from offsite.owner.distill import DistillConfig
+from offsite.study.chain import Chain
+from offsite.study.recipe import Recipe
+from offsite.study.run import Study, told
+from offsite.tasks import at_hand
+from offsite.training import autocast
+from offsite.wheels import cache_dir
+
+_SMALL = 4 << 30  # bytes of weights that a plan may open
+_TOKENS = 256  # of the one forward pass that is timed
+_RATES = {"cpu": 1e11, "cuda": 5e13}  # floating-point operations a second, where nothing can be timed
+_QUESTIONS, _LENGTH = 1000, 100  # of a task that is not at hand: how many, and tokens of each
+_LETTERS = 4.0  # of English, in a token
+_SAMPLE = 50  # questions, from which the length of all is told
+_STATE = 12  # bytes for each parameter that is trained: gradient, and AdamW's two moments
+_ENDS, _THREE = ("zero_shot", "fine_tuned"), ("emulator_zero_shot", "emulator_tuned", "plugged_in")
+
+Cell = tuple[int, str, Chain | None, float | None]
+"""Of `Recipe.cells`."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One cell of a study that is yet to be done, or done in part."""
+
+    cell: str
+    rows: Sequence[str]
+    """Those that lack."""
+    seconds: float | None
+    """About so long; None where that cannot be told."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The plan of a study; what is None could not be told."""
+
+    cells: int
+    todo: list[Step]
+    seconds: float | None
+    memory: int | None
+    """Bytes, at the most."""
+    how: str
+    """In one sentence: from what it was told."""
+
+    def told(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+def forecast(recipe: Recipe, work: Path) -> Forecast:
+    """Look at what is at hand: a model that is here and small is opened, and one forward pass of it timed."""
+    cells, folder = list(recipe.cells()), _folder(recipe.model)
+    if folder is None:
+        todo = [Step(told(*cell), _rows(cell), None) for cell in cells]
+        how = f"There is no estimate, for the model {recipe.model!r} is not on this machine yet."
+        return Forecast(len(cells), todo, None, None, how)
+    if _opens(recipe, folder):
+        study = Study(recipe, *models.load(recipe.model), work)
+        cost = _Cost(recipe, study.bench.model, _speed(study.bench.model), study)
+        how = f"An estimate, from a forward pass of {_TOKENS} tokens timed on this machine."
+    else:
+        model = skeleton(AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True))
+        rate = _RATES.get(models.device().type, _RATES["cuda"])
+        cost = _Cost(recipe, model, 2 / rate, None)
+        how = f"A rough estimate, from counts of parameters at {rate:.0e} operations a second."
+    todo = [step for cell in cells if (step := cost.step(cell)).rows]
+    seconds = sum(step.seconds or 0.0 for step in todo) + (cost.learning() if todo else 0.0)
+    return Forecast(len(cells), todo, round(seconds, 1), cost.memory, how)
+
+
+def _folder(word: str) -> Path | None:
+    """Where a model lies on this machine, its config at the least."""
+    here = cache_dir() / "models" / word if word in models.NAMED else Path(word).expanduser()
+    if (here / "config.json").is_file():
+        return here
+    try:
+        found = try_to_load_from_cache(word, "config.json")
+    except HFValidationError:  # a path, and nothing is there
+        return None
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def _opens(recipe: Recipe, folder: Path) -> bool:
+    """Whether all that a study reads is here, and the model is small."""
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    read = [recipe.text] if any(chain.reads for chain in recipe.chains) else []
+    asked = (*recipe.tasks, *([recipe.train] if recipe.train else []), *read)
+    return 0 < size <= _SMALL and all(map(at_hand, asked))
+
+
+def _rows(cell: Cell) -> Sequence[str]:
+    return _ENDS if cell[2] is None else _THREE
+
+
+def _speed(model: PreTrainedModel) -> float:
+    """Seconds for a token and a parameter, forward; the fastest of three passes, for others may run here."""
+    ids = torch.randint(0, model.config.get_text_config().vocab_size, (_TOKENS // 64, 64), device=model.device)
+    times = []
+    with torch.no_grad(), autocast(model):
+        for _ in range(3):
+            start = time.monotonic()
+            model(input_ids=ids).logits.sum().item()
+            times.append(time.monotonic() - start)
+    return min(times) / _TOKENS / _parameters(model)
+
+
+class _Cost:
+    """Time and memory of a study's stages, from counts of parameters and tokens."""
+
+    def __init__(self, recipe: Recipe, model: PreTrainedModel, speed: float, study: Study | None) -> None:
+        self.recipe, self.model, self.speed, self.study = recipe, model, speed, study
+        decoder = Decoder.of(model)
+        self.whole = _parameters(model)
+        self.middle = decoder.stored(recipe.split.middle(len(decoder)))
+        self.adapter = decoder.stored(list(recipe.split.adapter(len(decoder)).values()))
+
+    def step(self, cell: Cell) -> Step:
+        """What one cell lacks, and how long that takes."""
+        rows = self.study.lacks(*cell) if self.study else _rows(cell)
+        _, task, chain, keep = cell
+        emulator = self.whole - (0 if chain is None else (1 - (keep or 0.8)) * self.middle)
+        sizes = (self.whole if row in ("zero_shot", "plugged_in") else emulator for row in rows)
+        work = self._asked(task) * sum(sizes)
+        if set(rows) - {"zero_shot", "emulator_zero_shot"}:
+            # forward, gradients of states, gradients of what is trained
+            work += self._seen(self.recipe.train or task) * (2 * emulator + self.adapter)
+        return Step(told(*cell), rows, round(self.speed * work, 1))
+
+    def _asked(self, word: str) -> float:
+        """Tokens that are read to score a task, about; a prompt counts once."""
+        limit = self.recipe.limit
+        if not at_hand(word):
+            return _LENGTH * min(limit or _QUESTIONS, _QUESTIONS)
+        task = tasks.load(word, "test").first(limit)
+        if task.texts:
+            return sum(map(len, task.texts)) / _LETTERS
+        sample = task.questions[:_SAMPLE]
+        letters = sum(len(one.prompt) + sum(map(len, one.choices)) for one in sample)
+        return letters / len(sample) * len(task.questions) / _LETTERS
+
+    def _seen(self, word: str) -> float:
+        """Tokens of one tuning, about."""
+        config, length = self.recipe.config(0), float(_LENGTH)
+        if at_hand(word):
+            some = tasks.examples(word)[:_SAMPLE]
+            length = sum(len(example.text) for example in some) / len(some) / _LETTERS
+        return config.steps * config.batch_size * min(config.max_length, length)
+
+    def learning(self) -> float:
+        """Seconds of profiling and distilling; nothing is taken off for what is kept of it."""
+        chains = self.recipe.chains
+        methods = {method.name: method for chain in chains for method in chain.methods}
+        read = sum(
+            3 * method.calibration[0] * method.calibration[1]
+            for method in methods.values()
+            if method.calibration
+        )
+        seen = DistillConfig.batch_size * DistillConfig.length * 4  # a pass of the model, three of the emulator
+        distilled = sum(chain.distill for chain in chains) * len(self.recipe.keeps) * seen
+        return self.speed * self.whole * (read + distilled)
+
+    @property
+    def memory(self) -> int:
+        """The model, an emulator beside it, the adapter's training, and the states and logits of one batch."""
+        text = self.model.config.get_text_config()
+        size = next(self.model.parameters()).element_size()
+        batch = self.recipe.batch_size * 128
+        states = batch * (text.hidden_size * text.num_hidden_layers * 16 + text.vocab_size * 3) * 4
+        weights = (self.whole + self.middle + 2 * self.adapter) * size
+        return int(weights + self.adapter * _STATE + states)
+
+
+def _parameters(model: PreTrainedModel) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

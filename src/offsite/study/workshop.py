@@ -1,0 +1,107 @@
+"""Where a study's emulators are made: what methods learnt, and what was distilled, is kept in one folder."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from offsite import tasks
+from offsite.decoder import longest
+from offsite.emulator import Emulator
+from offsite.errors import UserError
+from offsite.experiment import Bench
+from offsite.owner.build import build
+from offsite.owner.distill import DistillConfig, distill
+from offsite.owner.learn import learn
+from offsite.owner.methods.base import Method
+from offsite.owner.profile import Profile
+from offsite.owner.stages import plan
+from offsite.study.chain import Chain
+from offsite.text import blocks
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Makes the emulators of one model, from one public text."""
+
+    bench: Bench
+    text: str
+    """The word for the text."""
+    _profiles: list[Profile] = field(default_factory=list)
+
+    def name(self, chain: Chain, keep: float | None, seed: int) -> dict[str, Any]:
+        """All that an emulator hangs on besides the model."""
+        methods = [{"method": method.name, **method.knobs} for method in chain.seeded(seed)]
+        text = self._digest if chain.reads else ""
+        return {"methods": methods, "keep": keep, "distill": chain.distill, "text": text}
+
+    def emulator(self, chain: Chain, keep: float | None, seed: int) -> Emulator:
+        """Planned, built, and distilled where the chain asks for it."""
+        methods = chain.seeded(seed)
+        blueprint = plan([(method, self._learnt(method)) for method in methods], keep or 1.0)
+        here = self.bench
+        made = build(here.model, here.split, blueprint, method=chain.name, tokenizer=here.tokenizer)
+        if chain.distill:
+            self._distill(made, chain.distill, self.name(chain, keep, seed))
+        return made
+
+    def _learnt(self, method: Method) -> Profile:
+        """A profile that this method can plan from: of this run, of an earlier one, or new."""
+        if not self._profiles:
+            self._profiles.extend(map(Profile.load, sorted(self._home.glob("[!.]*"))))
+        found = next((profile for profile in self._profiles if _serves(profile, method)), None)
+        if found is None:
+            found = self._profiled(method)
+            self._profiles.append(found)
+        return found
+
+    def _profiled(self, method: Method) -> Profile:
+        number = hashlib.sha256(repr((method.name, sorted(method.knobs.items()))).encode()).hexdigest()[:16]
+        work = self.bench.cache.folder / "profiling" / f"{method.name}-{number}"
+        here, saved = self.bench, self._home / f"{method.name}-{number}"
+        profile = learn(method, here.model, here.tokenizer, here.split, self.text, work)
+        if not len(profile.findings):
+            return profile
+        profile.save(saved, text=self.text)
+        shutil.rmtree(work, ignore_errors=True)
+        return Profile.load(saved)
+
+    def _distill(self, emulator: Emulator, steps: int, name: dict[str, Any]) -> None:
+        """In place; once for every task, and every seed of a method that does not train."""
+        here = self.bench
+        key = {"stage": "distilled", "model": here.digest, "emulator": name}
+        saved, work = here.cache.place(key, "-emulator"), here.cache.place(key, "-checkpoints")
+        if not saved.exists():
+            config = DistillConfig(steps=steps, length=min(DistillConfig.length, longest(here.model)))
+            count = steps * config.batch_size
+            tokens = blocks(self._texts, here.tokenizer, config.length, None)[:count]
+            distill(emulator, here.model, tokens, config, work=work, resume=True)
+            emulator.save(saved)
+            shutil.rmtree(work, ignore_errors=True)
+        emulator.model = Emulator.load(saved).model.to(here.model.device)  # type: ignore[arg-type]
+
+    @property
+    def _home(self) -> Path:
+        """The profiles of this model and text."""
+        mark = hashlib.sha256(f"{self.bench.digest} {self._digest}".encode()).hexdigest()[:16]
+        return self.bench.cache.folder / "profiles" / mark
+
+    @functools.cached_property
+    def _texts(self) -> list[str]:
+        return tasks.texts(self.text)
+
+    @functools.cached_property
+    def _digest(self) -> str:
+        return hashlib.sha256(repr(self._texts).encode()).hexdigest()
+
+
+def _serves(profile: Profile, method: Method) -> bool:
+    try:
+        method.check(profile)
+    except UserError:  # the refusal is the answer
+        return False
+    return True

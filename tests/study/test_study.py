@@ -1,0 +1,177 @@
+"""A study is what its cells are by themselves, does nothing twice, and ends the same wherever it is stopped."""
+
+from __future__ import annotations
+
+import pytest
+
+from offsite import experiment, training
+from offsite.data_owner.tune import TuneConfig
+from offsite.errors import UserError
+from offsite.experiment import Bench, Cache, Experiment
+from offsite.owner.build import build
+from offsite.owner.methods import method_named
+from offsite.split import Split
+from offsite.study import forecast as module
+from offsite.study.forecast import forecast
+from offsite.study.run import Study
+from offsite.tasks import examples, load
+from tests.families import tiny_model
+from tests.test_laws import same, state
+
+
+def test_a_cell_is_the_experiment_by_itself(recipe, play, tokenizer, tmp_path, data):
+    runs, said = play(recipe(seeds=[1]), tmp_path / "work")
+    assert len(said) == len(runs) == 6
+    model, split, word = tiny_model("llama"), Split(), str(data / "tell.jsonl")
+    asked = Experiment([load(word, "test")], examples(word), TuneConfig(steps=2, batch_size=2, seed=1), limit=4)
+    bench = Bench(model, tokenizer, split, Cache(tmp_path / "other"))
+    method = method_named("uniform")
+
+    def make():
+        return build(model, split, method.plan(method.profile(model, split), 0.5), tokenizer=tokenizer)
+
+    before = state(model)
+    ends, trial = bench.ends(asked), bench.trial({"mine": 1}, make, asked)
+    assert same(state(model), before)
+    cells = {(run["method"], run["task"]): run for run in runs}
+    for rows, cell in ((ends["rows"], cells["", "tell"]), (trial["rows"], cells["uniform", "tell"])):
+        for row, scores in rows.items():
+            assert cell[row] == scores["tell"], row
+    assert cells["uniform", "tell"]["stored"] == trial["stored"] == 0.5
+    assert "keep" not in cells["", "tell"]
+    assert cells["src:beta=0.5", "tell"]["keep"] is None
+
+
+def test_nothing_is_done_twice(recipe, play, tmp_path, monkeypatch):
+    runs, said = play(recipe(), tmp_path / "work")
+    assert len(said) == len(runs) == 12
+    assert not list((tmp_path / "work").glob("*-adapter"))
+    assert not list((tmp_path / "work").glob("*-checkpoints"))
+    monkeypatch.setattr(experiment, "tune", None)
+    monkeypatch.setattr(experiment, "evaluate", None)
+    assert play(recipe(), tmp_path / "work") == (runs, [])
+    # a recipe that shares cells has them; what does not train has its first row for every seed
+    shared = recipe(methods=["uniform"], seeds=[1])
+    assert play(shared, tmp_path / "work")[0] == [
+        run for run in runs if run["seed"] == 1 and run["method"] in ("", "uniform")
+    ]
+    zero = [run["emulator_zero_shot"] for run in runs if run["method"] == "uniform" and run["task"] == "ask"]
+    assert zero[0] == zero[1]
+
+
+def test_another_limit_tunes_again_to_the_same_adapter(recipe, play, tmp_path):
+    play(recipe(seeds=[0]), tmp_path / "work")
+    again, _ = play(recipe(seeds=[0], limit=3), tmp_path / "work")
+    assert again == play(recipe(seeds=[0], limit=3), tmp_path / "fresh")[0]
+
+
+@pytest.mark.parametrize("stage", [2, 5, 9, 13])
+def test_killed_at_a_stage_and_run_again_it_ends_the_same(recipe, play, tmp_path, monkeypatch, whole, stage):
+    asked = recipe(seeds=[0], tasks=recipe().tasks[:1], methods=["uniform~2", "src:beta=0.5"])
+    real, count = experiment.write_text, 0
+
+    def killed(path, text):
+        nonlocal count
+        count += 1
+        if count == stage:
+            raise KeyboardInterrupt
+        real(path, text)
+
+    monkeypatch.setattr(experiment, "write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        play(asked, tmp_path / "work")
+    monkeypatch.undo()
+    assert play(asked, tmp_path / "work")[0] == whole
+
+
+@pytest.fixture(scope="module")
+def whole(data, tokenizer, tmp_path_factory):
+    """The runs of an undisturbed study of the kind above."""
+    from offsite.study import Recipe, run
+    from tests.study.conftest import PAIRS
+
+    asked = PAIRS | {"methods": ["uniform~2", "src:beta=0.5"], "model": "tiny", "text": str(data / "text.txt")}
+    recipe = Recipe.model_validate(asked | {"tasks": str(data / "ask.jsonl")})
+    runs = run(recipe, tiny_model("llama"), tokenizer, tmp_path_factory.mktemp("whole"))["runs"]
+    return [{name: value for name, value in one.items() if name != "seconds"} for one in runs]
+
+
+def test_killed_amid_a_profile_and_a_distillation(recipe, play, tmp_path, monkeypatch, whole):
+    asked = recipe(seeds=[0], tasks=recipe().tasks[:1], methods=["uniform~2", "src:beta=0.5"])
+    from offsite.owner import distill as distilling
+    from offsite.owner.findings import Findings
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    for place, name in ((distilling, "fit"), (Findings, "put"), (training, "bar")):
+        monkeypatch.setattr(place, name, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            play(asked, tmp_path / "work")
+        monkeypatch.undo()
+    assert play(asked, tmp_path / "work")[0] == whole
+
+
+def test_a_profile_serves_every_knob_that_is_free(recipe, play, tmp_path):
+    asked = recipe(
+        methods=["src:beta=0.5", "src:beta=0.8", "src:norm=plain"], seeds=[0], tasks=recipe().tasks[:1]
+    )
+    play(asked, tmp_path / "work")
+    assert len(list((tmp_path / "work" / "profiles").glob("*/*"))) == 2
+
+
+def test_a_stack_without_a_middle_is_refused_before_any_work(recipe, play, tmp_path):
+    with pytest.raises(UserError, match="no middle between 4 bottom and 4 top"):
+        play(recipe(bottom=4, top=4), tmp_path / "work")
+    assert not (tmp_path / "work").exists()
+
+
+class TestForecast:
+    @pytest.fixture
+    def asked(self, recipe, tokenizer, tmp_path):
+        tiny_model("llama").save_pretrained(tmp_path / "model")
+        tokenizer.save_pretrained(tmp_path / "model")
+        return recipe(model=str(tmp_path / "model"))
+
+    def test_it_says_what_is_left_and_writes_nothing(self, asked, play, tmp_path, monkeypatch):
+        monkeypatch.setattr(module, "_speed", lambda model: 1e-6)  # or another process decides what is faster
+        work = tmp_path / "work"
+        plan = forecast(asked, work)
+        assert not work.exists()
+        assert (plan.cells, len(plan.todo)) == (12, 12)
+        assert plan.seconds > 0
+        assert plan.memory > 0
+        play(asked.model_copy(update={"seeds": (0,)}), work)
+        left = forecast(asked, work)
+        assert {step.cell[-6:] for step in left.todo} == {"seed 1"}
+        ends, *others = [step.rows for step in left.todo]
+        assert ends == ["fine_tuned"]  # the zero-shot rows need no seed
+        assert others[0] == ["emulator_tuned", "plugged_in"]
+        assert left.seconds < plan.seconds
+
+    def test_a_large_model_is_counted_and_not_opened(self, asked, tmp_path, monkeypatch):
+        monkeypatch.setattr(module, "_SMALL", 1)
+        monkeypatch.setattr(module.models, "load", None)
+        plan = forecast(asked, tmp_path / "work")
+        assert len(plan.todo) == 12
+        assert plan.seconds > 0
+        assert "operations a second" in plan.how
+
+    def test_a_model_that_is_not_here_has_a_plan_and_no_estimate(self, recipe, tmp_path):
+        plan = forecast(recipe(model="nobody/nothing"), tmp_path / "work")
+        assert (len(plan.todo), plan.seconds, plan.memory) == (12, None, None)
+        assert "not on this machine" in plan.how
+
+
+def test_a_study_of_a_model_whose_adapter_is_a_lora(recipe, play, tmp_path):
+    runs, _ = play(recipe(seeds=[0], tasks=recipe().tasks[:1], lora_rank=2), tmp_path / "work")
+    assert all(run["plugged_in"] != run["emulator_tuned"] for run in runs if run["method"])
+
+
+def test_the_rows_that_lack(recipe, tokenizer, tmp_path):
+    asked = recipe()
+    study = Study(asked, tiny_model("llama"), tokenizer, tmp_path / "work")
+    cell = next(asked.cells())
+    assert study.lacks(*cell) == ["zero_shot", "fine_tuned"]
+    study.bench.ends(study.experiment(*cell[:2]))
+    assert study.lacks(*cell) == []

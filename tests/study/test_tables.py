@@ -1,0 +1,86 @@
+"""The table says what the runs say: means, standard errors, averages and gaps, in every form."""
+
+from __future__ import annotations
+
+import math
+import re
+from statistics import fmean, stdev
+
+import pytest
+
+from offsite.study import tabulate
+
+ROWS = ("emulator_zero_shot", "emulator_tuned", "plugged_in")
+
+
+def score(acc, nll=2.0):
+    known = None if acc is None else 0.01
+    return {"acc": acc, "acc_stderr": known, "acc_norm": acc, "acc_norm_stderr": known, "nll": nll,
+            "nll_stderr": 0.1, "n": 5}  # fmt: skip
+
+
+def results(seeds=(0, 1, 2), method="gradot", tasks=("a_1", "b&b"), texts=()):
+    runs = []
+    for seed in seeds:
+        for number, task in enumerate((*tasks, *texts)):
+            value = (
+                (lambda x: None) if task in texts else (lambda x, s=seed, n=number: x + 0.01 * s * s + 0.1 * n)
+            )
+            runs.append({"method": "", "task": task, "seed": seed, "zero_shot": score(value(0.2)),
+                         "fine_tuned": score(value(0.4)), "seconds": 1})  # fmt: skip
+            rows = {row: score(value(0.3 + 0.05 * i)) for i, row in enumerate(ROWS)}
+            runs.append({"method": method, "keep": 0.7, "stored": 0.71, "task": task, "seed": seed, **rows})
+    return {"runs": runs}
+
+
+def test_means_errors_average_and_gap():
+    table = tabulate(results())
+    assert table.head == ("method", "row", "a_1", "b&b", "average", "Δ")
+    name = "gradot (keep 0.7, stored 71.0 %)"
+    assert [line[0] for line in table.lines] == ["full model", "", name, "", ""]
+    assert [line[1] for line in table.lines][:3] == ["Zero-shot", "Fine-tuned", "Emulator zero-shot"]
+    first, second, average, gap = table.lines[-1][2:]
+    of = [40.0, 41.0, 44.0]
+    assert first.value == pytest.approx(fmean(of))
+    assert first.stderr == pytest.approx(stdev(of) / math.sqrt(3))
+    assert second.value == pytest.approx(fmean(of) + 10)
+    assert average.value == pytest.approx(fmean(of) + 5)
+    assert gap.value == pytest.approx(5)
+    assert gap.stderr == pytest.approx(0, abs=1e-9)  # of differences within each seed, which are all alike
+    assert [line[-1] for line in table.lines[:-1]] == [None] * 4
+    assert "±" in table.markdown()
+    assert "†" not in table.markdown()
+
+
+def test_one_seed_shows_the_scores_own_error_and_says_so():
+    table = tabulate(results(seeds=(4,)))
+    cell, _, average, gap = table.lines[-1][2:]
+    assert (cell.stderr, cell.lone) == (pytest.approx(1.0), True)
+    assert average.stderr == pytest.approx(math.sqrt(2) / 2)
+    assert gap.stderr == pytest.approx(1.0)
+    assert "† one seed" in table.markdown()
+    assert r"^{\dagger}" in table.latex()
+
+
+def test_a_text_has_a_perplexity_and_no_part_in_the_average():
+    table = tabulate(results(texts=("wiki",)))
+    assert table.head[-3:] == ("average", "Δ", "wiki ppl")
+    assert table.lines[-1][-1].value == pytest.approx(math.exp(2.0))
+    alone = tabulate(results(tasks=(), texts=("wiki",)))
+    assert alone.head == ("method", "row", "wiki ppl")
+
+
+def test_latex_is_escaped_and_even():
+    text = tabulate(results(method="a_b~9:x=50%&{#}$^\\")).latex()
+    body = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert {len(re.findall(r"(?<!\\)&", line)) for line in body} == {5}
+    assert r"a\_b\textasciitilde{}9:x=50\%\&\{\#\}\$\textasciicircum{}\textbackslash{}" in text
+    assert r"b\&b" in text
+    assert text.count(r"\midrule") == 2
+    assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
+
+
+def test_markdown_is_even():
+    lines = tabulate(results(method="a|b")).markdown().splitlines()
+    rows = [line for line in lines if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in rows} == {7}
