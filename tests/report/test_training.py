@@ -13,7 +13,8 @@ import torch
 from offsite.errors import UserError
 from offsite.owner.findings import Findings
 from offsite.owner.profile import Profile
-from offsite.report.training import DEPTHS, shades, write_training
+from offsite.report.figures import DEPTHS, shades
+from offsite.report.training import write_training
 from offsite.split import Split
 from tests.families import tiny_model
 from tests.report.test_report import ATTACK, LOADING, Page

@@ -60,6 +60,7 @@ def story(out: Path, quick: bool) -> list[list[str]]:
         ["plug", model, adapter, "-o", tuned],
         ["evaluate", tuned, *asked, "-o", str(out / "scores.json")],
         ["compare", model, emulator, *asked, *budget, "-o", str(out / "comparison")],
+        ["report", str(out)],
     ]
 
 

@@ -1,11 +1,14 @@
 """The figures, as plotly JSON.
 
-They hold our own words only: plotly draws markup, and a string from outside must not become any.
+They hold our own words and what `escaped` has made harmless: plotly draws markup, and a string from outside
+must not become any.
 """
 
 from __future__ import annotations
 
+import html
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from offsite.errors import UserError
@@ -18,6 +21,12 @@ Figure = dict[str, Any]
 _FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 _ROW_HEIGHT = 46  # pixels: a dot with its number above
 _BAND = "rgba(128, 134, 145, 0.14)"  # reads on both grounds
+
+
+# From the bottom of the stack to its top; these and all between keep 3:1 contrast on light and dark alike.
+DEPTHS = ("#3f7fc8", "#8f64c8", "#c8558f", "#d0672b")
+PALETTE = ("#1d9475", "#3f7fc8", "#d0672b", "#8f64c8", "#b08449", "#c8558f", "#858b94")
+"""For whatever has no colour of its own, contrasting alike."""
 
 
 def plotly_js() -> str:
@@ -38,7 +47,7 @@ def five_rows(results: Results, task: str, score: str, scale: float, digits: int
     layout["xaxis"] |= {"range": _range([value for _, value in known], scale)}
     layout["yaxis"] |= {"range": [len(ROWS) - 0.5, -0.7], "tickvals": [*range(len(ROWS))], "showgrid": False}
     layout["yaxis"] |= {"ticktext": [_tick(row) for row in ROWS], "ticklabelstandoff": 10}
-    layout["shapes"] = _band({row.key: value.value * scale for row, value in known})
+    layout["shapes"] = band({row.key: value.value * scale for row, value in known})
     dots = [_dot(row, value, scale, digits) for row, value in known]
     return drawn(dots, layout)
 
@@ -50,6 +59,12 @@ def loss_curves(results: Results) -> Figure | None:
     if not lines:
         return None
     return drawn(lines, over_steps(height=340, showlegend=True))
+
+
+def curve(row: Row, points: list[Point]) -> Figure | None:
+    """The same of one row's tuning alone."""
+    lines = _lines(row, points)
+    return drawn(lines, over_steps(height=340, showlegend=True)) if lines else None
 
 
 def layout_of(height: int, showlegend: bool) -> Figure:
@@ -87,6 +102,33 @@ def drawn(traces: list[Figure], layout: Figure) -> Figure:
     figure.layout.template = None
     plain: Figure = json.loads(figure.to_json())
     return plain
+
+
+def escaped(text: object, most: int = 60) -> str:
+    """What a file says, for a figure: no markup, no control characters, no longer than `most`."""
+    words = "".join(char if char.isprintable() else " " for char in str(text))
+    short = words if len(words) <= most else words[: most - 1] + "…"
+    # A brace would be a place to fill in where plotly reads a template.
+    return html.escape(short, quote=False).replace("{", "&#123;").replace("}", "&#125;")
+
+
+def shades(count: int) -> list[str]:
+    """A colour for each of `count` layers, from the bottom to the top, between the colours of DEPTHS."""
+    stops = [[int(stop[i : i + 2], 16) for i in (1, 3, 5)] for stop in DEPTHS]
+    found = []
+    for number in range(count):
+        place = number / max(1, count - 1) * (len(stops) - 1)
+        left = min(int(place), len(stops) - 2)
+        mixed = (a + (b - a) * (place - left) for a, b in zip(stops[left], stops[left + 1], strict=True))
+        found.append("#" + "".join(f"{round(part):02x}" for part in mixed))
+    return found
+
+
+def limits(values: Sequence[float], room: float = 0.08) -> list[float]:
+    """An axis from the least to the greatest value with a share of `room` at both ends."""
+    low, high = min(values), max(values)
+    beyond = (high - low) * room or abs(high) * room or 1.0
+    return [low - beyond, high + beyond]
 
 
 def _plotly() -> Any:
@@ -149,11 +191,10 @@ def _range(values: list[Estimate], scale: float) -> list[float]:
     """From the lowest to the highest error bar, with room for the numbers at the ends."""
     low = min(value.value - (value.stderr or 0.0) for value in values) * scale
     high = max(value.value + (value.stderr or 0.0) for value in values) * scale
-    room = (high - low) * 0.1 or abs(high) * 0.1 or 1.0
-    return [low - room, high + room]
+    return limits([low, high], room=0.1)
 
 
-def _band(values: dict[Any, float]) -> list[Figure]:
+def band(values: dict[Any, float]) -> list[Figure]:
     """What fine-tuning moves: the ground on which the plugged-in dot is read."""
     if "zero_shot" not in values or "fine_tuned" not in values:
         return []

@@ -4,30 +4,55 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from importlib import resources
-from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from offsite.report.figures import plotly_js
+from offsite.report.figures import DEPTHS, plotly_js
+from offsite.report.part import Part
+from offsite.report.results import ROWS
+
+MARK = '<meta name="generator" content="offsite">'
+"""What a page of ours holds near its beginning."""
 
 
-def render(template: str, **values: Any) -> str:
-    """The page of a `template` that extends base.html.jinja; all `values` are escaped on their way in.
+def render(parts: Sequence[Part], title: str = "", lead: str = "") -> str:
+    """The page of one part, or of several under a `title` and a `lead`; every string is escaped on its way in.
 
     Raises a UserError where plotly is not installed.
     """
-    loader = FunctionLoader(_package_text)
+    assert parts, "a page is about something"
     environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FunctionLoader(_package_text),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    level = 1 if len(parts) == 1 else 2
+    bodies = [
+        Markup(  # each template escapes what goes into it
+            environment.get_template(part.template).render(
+                part.values, rows=ROWS, level=level, anchor=f"part-{place}"
+            )
+        )
+        for place, part in enumerate(parts)
+    ]
     scripts = [plotly_js(), _package_text("page.js")]
-    return environment.get_template(template).render(
+    return environment.get_template("base.html.jinja").render(
         style=Markup(_package_text("page.css")),
         scripts=[Markup(script) for script in scripts],
         script_hashes=[_csp_hash(script) for script in scripts],
-        **values,
+        mark=Markup(MARK),
+        title=title or parts[0].title,
+        lead=lead,
+        bodies=bodies,
+        titles=[part.title for part in parts],
+        private=list(dict.fromkeys(part.private for part in parts if part.private)),
+        rows=ROWS,
+        depths=DEPTHS,
     )
 
 

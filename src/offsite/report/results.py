@@ -46,7 +46,8 @@ def _finite(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-_Number = Annotated[float | None, BeforeValidator(_finite)]
+Number = Annotated[float | None, BeforeValidator(_finite)]
+"""A number that may not be there."""
 _Share = Annotated[Annotated[float, Field(ge=0, le=1)] | None, BeforeValidator(_finite)]
 _Positive = Annotated[Annotated[float, Field(ge=0)] | None, BeforeValidator(_finite)]
 
@@ -58,7 +59,7 @@ class Cell(BaseModel):
     acc_stderr: _Positive = None
     acc_norm: _Share = None
     acc_norm_stderr: _Positive = None
-    nll: _Number = None
+    nll: Number = None
     nll_stderr: _Positive = None
     n: int | None = None
 

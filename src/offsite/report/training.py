@@ -9,13 +9,17 @@ from pathlib import Path
 from statistics import median
 
 from offsite.folders import write_text
-from offsite.report.figures import Figure, drawn, layout_of, over_steps
+from offsite.report.figures import Figure, drawn, layout_of, over_steps, shades
 from offsite.report.page import render
+from offsite.report.part import Part
 
-# From the bottom of the stack to its top; these and all between keep 3:1 contrast on light and dark alike.
-DEPTHS = ("#3f7fc8", "#8f64c8", "#c8558f", "#d0672b")
 _TRAINED, _JUDGED, _ZERO = "#3f7fc8", "#1d9475", "#808691"
 _BAR = 20  # pixels: a bar with its number beside
+
+
+PRIVATE = (
+    "It names layers of the model by their importance: with it, a data owner could tell what an emulator lacks."
+)
 
 
 def write_training(
@@ -28,31 +32,45 @@ def write_training(
     scores: Sequence[Sequence[float]],
     facts: Mapping[str, str],
 ) -> Path:
-    """Write the report of one training to `path`, and return that.
+    """Write the report of one training, as `training` has it, to `path`, and return that.
+
+    Raises a UserError where plotly is not installed; an OSError passes through, and nothing half-written stays.
+    """
+    part = training(title=title, layers=layers, loss=loss, judged=judged, scores=scores, facts=facts)
+    write_text(path, render([part]))
+    return path
+
+
+def training(
+    *,
+    title: str,
+    layers: Sequence[int],
+    loss: Sequence[float],
+    judged: Sequence[float],
+    scores: Sequence[Sequence[float]],
+    facts: Mapping[str, str],
+) -> Part:
+    """The part about one training.
 
     `loss` (steps) is what harmonizers were trained to make small on each batch, in whatever unit; `judged`
     (steps) is the mean loss of the stacks that were held against each other, nats per token; `scores` (steps,
     layers) are those after each step, of the `layers` by their numbers in the model, from the bottom up.
 
-    `title` and `facts` are shown as they are. Raises a UserError where plotly is not installed; an OSError
-    passes through, and nothing half-written stays.
+    `title` and `facts` are shown as they are.
     """
     assert len(loss) == len(judged) == len(scores) > 0, "one of each for each step"
     assert all(len(step) == len(layers) > 0 for step in scores), "one score for each layer"
     told = _Told(layers, loss, judged, scores)
-    page = render(
-        "training.html.jinja",
-        title=title,
-        facts=facts,
-        told=told,
-        depths=DEPTHS,
-        judged=_judged(told),
-        trained=_trained(told),
-        moving=_moving(told),
-        importance=_importance(told),
-    )
-    write_text(path, page)
-    return path
+    values = {
+        "title": title,
+        "facts": facts,
+        "told": told,
+        "judged": _judged(told),
+        "trained": _trained(told),
+        "moving": _moving(told),
+        "importance": _importance(told),
+    }
+    return Part(f"Harmonizers: {title}", "training.html.jinja", values, PRIVATE)
 
 
 @dataclass(frozen=True)
@@ -208,18 +226,6 @@ def _until(steps: int, height: int, showlegend: bool) -> Figure:
     layout = over_steps(height, showlegend)
     layout["xaxis"] |= {"range": [0, steps]}
     return layout
-
-
-def shades(count: int) -> list[str]:
-    """A colour for each of `count` layers, from the bottom to the top, between the colours of DEPTHS."""
-    stops = [[int(stop[i : i + 2], 16) for i in (1, 3, 5)] for stop in DEPTHS]
-    found = []
-    for number in range(count):
-        place = number / max(1, count - 1) * (len(stops) - 1)
-        left = min(int(place), len(stops) - 2)
-        mixed = (a + (b - a) * (place - left) for a, b in zip(stops[left], stops[left + 1], strict=True))
-        found.append("#" + "".join(f"{round(part):02x}" for part in mixed))
-    return found
 
 
 def _smooth(values: Sequence[float]) -> list[float | None]:

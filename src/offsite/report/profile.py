@@ -1,0 +1,37 @@
+"""One profile: what a method learnt about a model; where it trained, how that went."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from offsite.owner.profile import Profile
+from offsite.report.part import Part, Story
+from offsite.report.training import PRIVATE, training
+
+
+def profile(name: str, folder: Path) -> Part:
+    """The part about the profile in `folder`; UserErrors as `Profile.load`."""
+    found = Profile.load(folder)
+    facts = _facts(found)
+    curves = {key: found.findings.get(f"harmonizers/curve.{key}") for key in ("loss", "judged", "scores")}
+    known = {key: tensor.tolist() for key, tensor in curves.items() if tensor is not None}
+    if len(known) == len(curves):
+        return training(title=name, layers=found.middle, facts=facts, **known)
+    size = sum(file.stat().st_size for file in folder.iterdir() if file.suffix == ".safetensors")
+    story = Story(
+        overline=f"Offsite tuning, a profile · {name}",
+        headline=f"What {found.method or 'the method'} learnt about the model, in {size / 1e6:,.1f} MB.",
+        lead="It serves every keep; there was no training, so there is no curve to draw.",
+        facts=facts,
+        private=PRIVATE if size else None,
+    )
+    return story.part(f"Profile: {name}")
+
+
+def _facts(found: Profile) -> dict[str, str]:
+    facts = {"Method": found.method or "–", "Middle layers": str(len(found.middle))}
+    facts |= {"Adapter layers": f"{found.split.bottom} bottom, {found.split.top} top"}
+    if found.calibration:
+        facts["Text"] = "{} blocks of {} tokens".format(*found.calibration)
+    knobs = ", ".join(f"{name} {value}" for name, value in found.knobs.items())
+    return facts | ({"Knobs": knobs} if knobs else {})

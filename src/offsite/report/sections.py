@@ -1,0 +1,140 @@
+"""What a folder holds that a page can tell of, and that page."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from offsite.emulator import is_emulator
+from offsite.errors import UserError, brief
+from offsite.report.comparison import comparison
+from offsite.report.emulator import emulator
+from offsite.report.fidelity import fidelity
+from offsite.report.frontier import frontier
+from offsite.report.page import render
+from offsite.report.part import Part, check_size
+from offsite.report.profile import profile
+from offsite.report.results import Results
+from offsite.report.study import study
+from offsite.report.tuning import tuning
+
+_WANTED = (
+    "results.json, frontier.json, fidelity.json, profile.json, receipt.json or an emulator's card.json, in it "
+    "or one folder down"
+)
+_RECEIPT = "-receipt"
+Told = dict[str, Any]
+
+
+def page(folder: Path) -> str:
+    """The page about all that `folder` holds; a UserError where that is nothing, or is not sound."""
+    parts = found(folder)
+    whole = folder.resolve().name or "this folder"
+    lead = f"What the folder {whole!r} holds, in {len(parts)} parts."
+    return render(parts, parts[0].title if len(parts) == 1 else _title(parts, whole), lead)
+
+
+def _title(parts: list[Part], name: str) -> str:
+    return f"{len(parts)} results of offsite tuning, in {name}"
+
+
+def found(folder: Path) -> list[Part]:
+    """The parts of the page about `folder`: of what it holds itself and of what its folders hold."""
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {str(folder)!r}; give one that holds {_WANTED}.")
+    inner = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    homes = [home for home in (folder, *inner) if _holds(home)]
+    if not homes:
+        raise UserError(f"There is nothing in {str(folder)!r} to report; it looks for {_WANTED}.")
+    return _parts(homes)
+
+
+def _parts(homes: list[Path]) -> list[Part]:
+    """Results first, then what was made on the way; an emulator and its receipt are one part."""
+    results: list[Part] = []
+    compared: list[Results] = []
+    for home in homes:
+        if told := _results(home):
+            results.append(study(told) if _is_study(told) else comparison(told))
+            compared += [] if _is_study(told) else [Results.read(told)]
+    results += [frontier(told) for home in homes if (told := _told(home / "frontier.json"))]
+    results += [fidelity(told) for home in homes if (told := _fidelity(home))]
+    results += _emulators(homes, compared)
+    results += [profile(_name(home), home) for home in homes if _is_profile(home)]
+    tuned = [(home, told) for home in homes if (told := _receipt(home)) and "adapter" in told]
+    return results + [tuning(_name(home).removesuffix(_RECEIPT), told) for home, told in tuned]
+
+
+def _emulators(homes: list[Path], compared: list[Results]) -> list[Part]:
+    """Each bundle with the receipt that names it, of `homes` or beside, and receipts without a bundle."""
+    bundles = [home for home in homes if is_emulator(home)]
+    receipts = {home: told for home in homes if (told := _receipt(home)) and "blueprint" in told}
+    if len(homes) == 1:  # the other half of it stands beside
+        home = homes[0].resolve()
+        other = home.with_name(home.name.removesuffix(_RECEIPT) if receipts else home.name + _RECEIPT)
+        if bundles and (told := _receipt(other)) and "blueprint" in told:
+            receipts[other] = told
+        elif receipts and other != home and is_emulator(other):
+            bundles.append(other)
+    parts = []
+    for bundle in bundles:
+        mine = [home for home, told in receipts.items() if told.get("emulator") == _digest(bundle)]
+        receipt = receipts.pop(mine[0]) if mine else None
+        parts.append(emulator(_name(bundle), bundle, receipt, compared))
+    alone = [emulator(_name(home).removesuffix(_RECEIPT), None, told) for home, told in receipts.items()]
+    return parts + alone
+
+
+def _holds(folder: Path) -> bool:
+    """Whether a page can tell of what stands in `folder` itself."""
+    told = (_results(folder), _told(folder / "frontier.json"), _fidelity(folder), _receipt(folder))
+    return any(told) or is_emulator(folder) or _is_profile(folder)
+
+
+def _results(folder: Path) -> Told:
+    told = _told(folder / "results.json")
+    return told if "rows" in told or _is_study(told) else {}
+
+
+def _is_study(told: Mapping[str, Any]) -> bool:
+    return told.get("kind") == "study" or "runs" in told
+
+
+def _fidelity(folder: Path) -> Told:
+    told = _told(folder / "fidelity.json")
+    return told if "points" in told or "fidelity" in told else {}
+
+
+def _receipt(folder: Path) -> Told:
+    told = _told(folder / "receipt.json")
+    ours = "blueprint" in told and "emulator" in told
+    return told if ours or ("adapter" in told and "curve" in told) else {}
+
+
+def _is_profile(folder: Path) -> bool:
+    return str(_told(folder / "profile.json").get("format", "")).startswith("offsite-profile/")
+
+
+def _digest(bundle: Path) -> str:
+    return hashlib.sha256((bundle / "card.json").read_bytes()).hexdigest()
+
+
+def _name(folder: Path) -> str:
+    return folder.resolve().name
+
+
+def _told(file: Path) -> Told:
+    """The object in a JSON file, or nothing where there is no such file."""
+    if not file.is_file():
+        return {}
+    check_size(file)
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{str(file)!r} is no JSON that can be read ({brief(error)}); write it anew."
+        ) from error
+    return told if isinstance(told, dict) else {}

@@ -1,0 +1,90 @@
+"""A study's page: every run is in a figure, and errors are those over seeds."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+import pytest
+
+from offsite.errors import UserError
+from offsite.report import write
+from offsite.report.results import ROWS
+from tests.report.pages import made_study
+from tests.report.test_report import SCORES, Page
+
+OWN = [row.key for row in ROWS[2:]]
+
+
+@pytest.fixture
+def page(tmp_path):
+    def made(study):
+        return Page(write(study, tmp_path / "report.html").read_text(encoding="utf-8"))
+
+    return made
+
+
+def traces(figure):
+    return {trace["meta"]: trace for trace in figure["data"]}
+
+
+def test_every_method_has_its_five_rows(page):
+    accuracy, nll, *_ = page(made_study()).json
+    for figure, scale, which, shift in ((accuracy, 100, 0, 0.0), (nll, 1, 1, 1.0)):
+        drawn = traces(figure)
+        assert set(drawn) == set(SCORES)
+        for row in OWN:
+            assert drawn[row]["x"] == pytest.approx(
+                [scale * SCORES[row][which], scale * SCORES[row][which] + shift]
+            )
+    assert traces(accuracy)["zero_shot"]["x"] == pytest.approx([50.3, 50.3])
+    assert traces(nll)["fine_tuned"]["x"] == pytest.approx([2.57, 2.57]), "the mean over both seeds"
+
+
+def test_errors_are_over_seeds_and_else_over_questions(page):
+    study = made_study()
+    study["runs"][3]["plugged_in"]["nll"] += 0.5
+    values = [SCORES["plugged_in"][1], SCORES["plugged_in"][1] + 0.5]
+    nll = traces(page(study).json[1])["plugged_in"]
+    assert nll["x"][0] == pytest.approx(statistics.mean(values))
+    over_seeds = statistics.stdev(values) / math.sqrt(2)
+    assert nll["error_x"]["array"] == pytest.approx([over_seeds, 0.12]), "one seed: its own over questions"
+
+
+def test_gain_is_of_the_same_seed(page):
+    study = made_study()
+    zero, tuned, plugged = (SCORES[row][1] for row in ("zero_shot", "fine_tuned", "plugged_in"))
+    gains = [(zero + seed / 10 - plugged) / (zero - tuned) for seed in (0, 1)]
+    made = page(study)
+    assert f"reaches {100 * statistics.mean(gains):.0f}% of what fine-tuning gains" in made.text
+    assert f"{100 * statistics.mean(gains):.1f}\u00a0±" in made.text
+
+
+def test_a_text_without_answers_is_read_by_its_perplexity(page):
+    made = page(made_study())
+    perplexity = traces(made.json[2])
+    assert perplexity["plugged_in"]["x"] == pytest.approx([math.exp(2.5)])
+    assert perplexity["zero_shot"]["x"][0] == pytest.approx(math.exp(3.0))
+    assert "Perplexity" in made.text
+    assert len(made.json) == 4
+
+
+def test_runs_alone_make_a_page(page):
+    made = page({"kind": "study", "runs": made_study()["runs"]})
+    assert "To repeat it" not in made.text
+    assert "None" not in made.text
+
+
+@pytest.mark.parametrize(
+    ("runs", "says"),
+    [
+        ([], "runs"),
+        ([{"method": "", "task": "t"}], "no run of any method"),
+        ([{"method": 3, "task": "t"}], "runs.0.method"),
+    ],
+)
+def test_what_is_no_study_is_refused(tmp_path, runs, says):
+    with pytest.raises(UserError, match=says) as refusal:
+        write({"kind": "study", "runs": runs}, tmp_path / "report.html")
+    assert "\n" not in str(refusal.value)
+    assert not list(tmp_path.iterdir())
