@@ -1,0 +1,324 @@
+"""offsite frontier."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from offsite.cli.profile import METHODS, Knobs, Text, learn, worth
+from offsite.cli.shell import Force, Json, Limit, Rank, Seed, beside, console, emit, leftovers, output, words
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from offsite.frontier import Candidate, Frontier
+    from offsite.frontier.choose import Point
+    from offsite.frontier.grid import Grid, Settings
+    from offsite.owner.methods.base import Method
+    from offsite.owner.profile import Profile
+    from offsite.split import Split
+
+NAME = "frontier"
+HELP = """Choose what to send: many emulators from one profile, the promising ones scored, and a wish answered.
+
+Each is estimated by its gradients and loss on public text; some are scored in the five rows; `--min-gap` and
+`--max-loss` choose among those. Needs the full model and the data on one side, so it is for experiments and
+public data. Interrupted, the same command goes on where it stopped.
+
+Example: `offsite frontier smollm2-135m --profile profile/ --tasks arc_easy --min-gap 4 --max-loss 1% -o f/`
+
+Another: `offsite frontier smollm2-135m --method scaleot --alphas 0.25,0.5 --betas 0.6,1 --tasks arc_easy -o f/`
+"""
+
+Methods = Annotated[
+    str | None,
+    typer.Option(help=f"{METHODS}, or several, as scaleot+gradot [default: the profiles', or gradot]."),
+]
+Listed = Annotated[str | None, typer.Option(help="By commas, as 0.6,0.7; the method says which are usual.")]
+Vary = Annotated[
+    list[str] | None,
+    typer.Option(help="A knob and its values, as gradot's lambda_channels=0,0.1 or lambda_attention=0,0.1."),
+]
+Splits = Annotated[
+    str | None,
+    typer.Option(help="Bottom and top adapter layers, as 2+2,1+3; each but a profile's own is profiled anew."),
+]
+Most = Annotated[int, typer.Option("--score", min=1, help="How many emulators get the five rows, at the most.")]
+Gap = Annotated[
+    float | None, typer.Option(help="Wish: accuracy points that the emulator tuned lies below plugged in.")
+]
+Loss = Annotated[
+    str | None, typer.Option(help="Wish: what plugged in may lack of fine-tuning's gain in nll, as 1% or 0.01.")
+]
+
+
+def command(
+    model: Annotated[str, typer.Argument(help="A folder, a named model or a hub id.")],
+    task_names: Annotated[str, typer.Option("--tasks", help="Names or files of questions, by commas.")],
+    out: Annotated[Path, typer.Option("-o", "--output", help="Where results, report and emulator go.")],
+    profiles: Annotated[
+        list[Path] | None, typer.Option("--profile", help="Plan from this, made by `offsite profile`.")
+    ] = None,
+    method: Methods = None,
+    keeps: Listed = None,
+    alphas: Listed = None,
+    betas: Listed = None,
+    vary: Vary = None,
+    knobs: Knobs = None,
+    splits: Splits = None,
+    min_gap: Gap = None,
+    max_loss: Loss = None,
+    most: Most = 6,
+    text: Text = "wikipedia",
+    blocks: Annotated[int, typer.Option(min=1, help="Blocks from the text's end to estimate on.")] = 16,
+    length: Annotated[int, typer.Option(min=2, help="Tokens of such a block.")] = 128,
+    train: Annotated[str | None, typer.Option(help="A data file or task [default: the first task].")] = None,
+    limit: Limit = None,
+    steps: Annotated[int, typer.Option(help="Optimizer steps of each tuning, at the most.")] = 150,
+    lr: Annotated[float, typer.Option(help="Peak learning rate of each tuning.")] = 2e-4,
+    lora_rank: Rank = None,
+    seed: Seed = 0,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Estimate the grid, score, answer; write frontier.json, report.html and the emulator that is chosen."""
+    from offsite import models, report, tasks
+    from offsite.data_owner.tune import TuneConfig
+    from offsite.decoder import check_length
+    from offsite.experiment import Experiment
+    from offsite.folders import staged
+    from offsite.frontier import Wish, explore
+    from offsite.frontier.choose import share
+    from offsite.owner.fidelity import held_out
+    from offsite.owner.profile import Profile
+    from offsite.record import record
+
+    named = words(task_names)
+    data = train or named[0]
+    output(out, force, [model, text, *(profiles or []), *named, data])
+    wish = Wish(min_gap, None if max_loss is None else share(max_loss))
+    config = TuneConfig(steps=steps, lr=lr, lora_rank=lora_rank, seed=seed)
+    loaded = [Profile.load(folder) for folder in profiles or []]
+    varied = _varied(vary or [], alpha=alphas, beta=betas)
+    grid = _grid(method, loaded, knobs or [], varied, keeps, splits, seed)
+    settings = _checked(grid, loaded)
+    tasks.check_text(text)
+    experiment = Experiment([tasks.load(word, "test") for word in named], tasks.examples(data), config, limit)
+    whole, tokenizer = models.load(model)
+    check_length(whole, length)
+    tokens = held_out(tasks.texts(text), tokenizer, length, blocks)
+    about: dict[str, Any] = {"model": model, "method": "+".join(grid.words), "tasks": named}
+    about |= {"train": data, "limit": limit, "tuning": asdict(config), "text": text, "blocks": [blocks, length]}
+    with leftovers(beside(out, ".frontier"), _worth) as work:
+        serve = _Profiles(dict(zip(profiles or [], loaded, strict=True)), whole, tokenizer, text, work)
+        candidates = [serve.candidate(grid, point) for point in settings]
+        found = explore(whole, tokenizer, candidates, tokens, experiment, work=work, most=most, wish=wish)
+        results = {"kind": "frontier", **about, **found.told(), **record(seed), "command": None}
+        with staged(out) as folder:
+            if found.chosen is not None:
+                candidate = serve.candidate(grid, found.points[found.chosen].settings)
+                call = serve.call(candidate, grid, model, out / "emulator", seed)
+                _send(candidate, whole, tokenizer, folder, call, seed)
+                results["command"] = shlex.join(call)
+            (folder / "frontier.json").write_text(jsonlib.dumps(results, indent=2) + "\n", encoding="utf-8")
+            report.write(results, folder / "report.html")
+    emit(results, json, lambda: _show(results, found, out))
+
+
+def _varied(vary: list[str], **listed: str | None) -> dict[str, list[str]]:
+    """Values by knob, of `--vary` and of the options for some of the knobs."""
+    from offsite.errors import UserError
+
+    found = {knob: words(values) for knob, values in listed.items() if values}
+    for word in vary:
+        knob, equals, values = word.partition("=")
+        if not equals or knob in ("keep", "split"):
+            raise UserError(f"A knob is varied as name=value,value, not {word!r}; keep and split have options.")
+        found[knob] = words(values)
+    return found
+
+
+def _grid(
+    method: str | None,
+    profiles: list[Profile],
+    fixed: list[str],
+    varied: dict[str, list[str]],
+    keeps: str | None,
+    splits: str | None,
+    seed: int,
+) -> Grid:
+    from offsite.frontier import grid
+    from offsite.owner.methods import DEFAULT
+
+    names = method.split("+") if method else list(dict.fromkeys(each.method for each in profiles)) or [DEFAULT]
+    cuts = [grid.parse_split(word) for word in words(splits)] if splits else []
+    return grid.Grid(
+        names,
+        fixed,
+        varied,
+        grid.parse_keeps(words(keeps) if keeps else []),
+        cuts,
+        grid.before(names, seed, profiles),
+    )
+
+
+def _checked(grid: Grid, profiles: list[Profile]) -> list[Settings]:
+    """The points of the grid, all of which the profiles, or one profile that is made on the way, serve."""
+    from offsite.owner.profile import Profile
+    from offsite.split import Split
+
+    settings = grid.settings()
+    made = [Profile(Split(), (), method=each.name, knobs=each.knobs) for each in grid.of(settings[0])]
+    known = {profile.method for profile in profiles}
+    for point in settings:
+        methods = {each.name: each for each in grid.of(point)}
+        for profile in [*profiles, *(each for each in made if each.method not in known)]:
+            methods.get(profile.method, methods[grid.words[0]]).check(profile)
+    return settings
+
+
+@dataclass
+class _Profiles:
+    """The profile for each method and split: one of those given, or made on the way and kept in `work`."""
+
+    given: Mapping[Path, Profile]
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    text: str
+    work: Path
+    made: dict[tuple[str, Split], Profile] = field(default_factory=dict)
+
+    def candidate(self, grid: Grid, point: Settings) -> Candidate:
+        """The methods as they are at a point, each with the profile for its split."""
+        from offsite.frontier import Candidate
+        from offsite.frontier.grid import split_of
+        from offsite.split import Split
+
+        split = split_of(point, next(iter(self.given.values())).split if self.given else Split())
+        return Candidate(point, [(method, self.of(method, split)) for method in grid.of(point)])
+
+    def of(self, method: Method, split: Split) -> Profile:
+        """The profile of the method for the split."""
+        if (method.name, split) not in self.made:
+            self.made[method.name, split] = self._of(method, split)
+        return self.made[method.name, split]
+
+    def call(self, candidate: Candidate, grid: Grid, model: str, out: Path, seed: int) -> list[str]:
+        """The words of the `offsite compress` that makes the emulator of a candidate."""
+        from offsite.frontier.grid import knobs
+
+        used = [profile for _, profile in candidate.stages]
+        folders = [folder for folder, profile in self.given.items() if any(profile is each for each in used)]
+        call = ["offsite", "compress", model, "-o", str(out), "--method", candidate.method]
+        call += [word for folder in folders for word in ("--profile", str(folder))]
+        for knob in (*grid.fixed, *(f"{name}={value}" for name, value in knobs(candidate.settings).items())):
+            call += ["--set", knob]
+        call += ["--keep", str(candidate.settings["keep"])] if "keep" in candidate.settings else []
+        call += ["--bottom", str(candidate.split.bottom), "--top", str(candidate.split.top)]
+        call += ["--text", self.text] if len(folders) < len(used) else []
+        return [*call, "--seed", str(seed)]
+
+    def _of(self, method: Method, split: Split) -> Profile:
+        for profile in self.given.values():
+            if (profile.method, profile.split) == (method.name, split):
+                profile.check_model(self.model)
+                return profile
+        work = self.work / f"profile-{method.name}-{split.bottom}-{split.top}"
+        return learn(method, self.model, self.tokenizer, split, self.text, work)
+
+
+def _send(
+    candidate: Candidate,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    call: Sequence[str],
+    seed: int,
+) -> None:
+    """Write the emulator that is chosen and its receipt."""
+    from offsite.owner.build import keep_of
+    from offsite.owner.receipt import write_receipt
+    from offsite.record import calling
+
+    emulator, blueprint = candidate.make(model, tokenizer)
+    emulator.save(folder / "emulator")
+    kept, private = keep_of(emulator, model), folder / "emulator-receipt"
+    with calling(call):
+        write_receipt(private, emulator, blueprint, asked=candidate.keep, kept=kept, seed=seed)
+
+
+def _worth(work: Path) -> bool:
+    """Whether there is something that the same command goes on from."""
+    from offsite.training import has_checkpoint
+
+    if any(work.glob("*.json")) or any(map(has_checkpoint, work.glob("*-checkpoints"))):
+        return True
+    return any(worth(folder) for folder in work.glob("profile-*"))
+
+
+def _show(results: Mapping[str, Any], found: Frontier, out: Path) -> None:
+    say = console().print
+    say(_table(found))
+    if found.same:
+        say(f"{found.same} more settings make one of these emulators once more, and are left out.")
+    say(found.answer)
+    if found.chosen is not None:
+        say(f"Emulator in {out / 'emulator'}: send this folder, and keep emulator-receipt to yourself.")
+        say(f"Made by: {results['command']}")
+    say(f"Report: {out / 'report.html'}")
+
+
+def _table(found: Frontier) -> Table:
+    """One line a point, as narrow as may be."""
+    from rich import box
+    from rich.table import Table
+
+    from offsite.frontier.choose import undominated
+    from offsite.frontier.grid import in_words
+
+    table = Table(
+        caption=_CAPTION, caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+    )
+    table.add_column("")
+    table.add_column("settings", min_width=12)
+    for name in ("stored", "cosine", "loss", "tuned", "plugged in", "gain", "gap"):
+        table.add_column(name, justify="right", no_wrap=True)
+    best = undominated(found.points)
+    for place, point in enumerate(found.points):
+        chosen = place == found.chosen
+        mark = ">" if chosen else "*" if place in best else ""
+        table.add_row(mark, in_words(point.settings), *_cells(point), style="bold" if chosen else "")
+    return table
+
+
+_CAPTION = (
+    "> chosen; * scored, and none beats it in both gain and gap\n"
+    "stored, cosine, loss: % of the middle; of the gradients; nats a token above the model's\n"
+    "tuned, plugged in: accuracy %/answer nll\n"
+    "gain, gap: % of fine-tuning's fall of the nll; accuracy points plugged in lies above tuned"
+)
+
+
+def _cells(point: Point) -> list[str]:
+    from offsite.frontier.choose import mean
+
+    cells = [
+        f"{100 * point.stored:.1f}",
+        f"{point.estimate['cosine']:.3f}",
+        f"{point.estimate['loss_gap']:+.2f}",
+    ]
+    for row in ("emulator_tuned", "plugged_in"):
+        acc, nll = (mean(point.rows, row, score) for score in ("acc", "nll"))
+        cells.append(f"{_figure(acc, 100, 1)}/{_figure(nll, 1, 2)}" if point.rows else "")
+    return [*cells, _figure(point.gain, 100, 1), _figure(point.gap, 1, 1)]
+
+
+def _figure(value: float | None, scale: float, digits: int) -> str:
+    return "" if value is None else f"{scale * value:.{digits}f}"

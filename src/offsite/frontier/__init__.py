@@ -1,0 +1,221 @@
+"""Which emulator may be sent: many from one profile, estimated cheaply, the promising ones scored in full."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from offsite.bundle import digest, tokenizer_digest
+from offsite.emulator import Emulator
+from offsite.experiment import Bench, Cache, Experiment
+from offsite.frontier import choose
+from offsite.frontier.answer import verdict
+from offsite.frontier.choose import ESTIMATES, FEWEST, Point, Wish
+from offsite.frontier.grid import KEEP, Settings
+from offsite.owner.blueprint import Blueprint
+from offsite.owner.build import build, keep_of
+from offsite.owner.fidelity import fidelity
+from offsite.owner.findings import Findings
+from offsite.owner.stages import Stage, plan
+from offsite.split import Split
+
+__all__ = ["Candidate", "Frontier", "Wish", "explore"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An emulator that could be made: the settings, and the methods so set with what they learnt."""
+
+    settings: Settings
+    stages: Sequence[Stage]
+
+    @property
+    def keep(self) -> float:
+        """The budget that is asked for."""
+        return float(self.settings.get("keep", KEEP))
+
+    @property
+    def split(self) -> Split:
+        """Where its profile cuts the stack."""
+        return self.stages[0][1].split
+
+    @property
+    def method(self) -> str:
+        """The methods' names, chained."""
+        return "+".join(method.name for method, _ in self.stages)
+
+    def make(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[Emulator, Blueprint]:
+        """The emulator, as `offsite compress` makes it, and what it was built from."""
+        blueprint = plan(self.stages, self.keep)
+        return build(model, self.split, blueprint, method=self.method, tokenizer=tokenizer), blueprint
+
+    def key(self) -> dict[str, Any]:
+        """All that the emulator hangs on."""
+        stages = [
+            {
+                "method": method.name,
+                "knobs": dict(method.knobs),
+                "model": profile.parent,
+                "learnt": _learnt(profile.findings),
+            }
+            for method, profile in self.stages
+        ]
+        return {"stages": stages, "keep": self.keep, "split": [self.split.bottom, self.split.top]}
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """The points in the order of the grid, what they say of the estimates, and the answer to a wish."""
+
+    points: Sequence[Point]
+    ends: Mapping[str, Any]
+    """The rows zero-shot and fine-tuned."""
+    wish: Wish
+    first: int = 0
+    """How many were scored to see whether an estimate predicts."""
+    estimator: str | None = None
+    """The estimate that does, and so chose which of the others to score."""
+    same: int = 0
+    """How many settings made an emulator that others had made already, and are left out."""
+
+    @property
+    def chosen(self) -> int | None:
+        """The place of the point that meets the wish best; None where none does, or nothing is wished."""
+        return choose.choose(self.points, self.wish)[0]
+
+    @property
+    def answer(self) -> str:
+        """One sentence: what becomes of the wish, and how it was found which ones to score."""
+        return f"{verdict(self.points, self.wish)}; {self._how()}."
+
+    def told(self) -> dict[str, Any]:
+        """What `frontier.json` holds of it."""
+        return {
+            "points": [_told(point) for point in self.points],
+            "frontier": choose.undominated(self.points),
+            "correlation": choose.correlations(self.points),
+            "estimator": self.estimator,
+            "ends": self.ends,
+            "wish": {"min_gap": self.wish.min_gap, "max_loss": self.wish.max_loss},
+            "chosen": self.chosen,
+            "closest": choose.choose(self.points, self.wish)[1],
+            "answer": self.answer,
+        }
+
+    def _how(self) -> str:
+        count, done = len(self.points), sum(point.rows is not None for point in self.points)
+        if done == count:
+            return f"{count} of {count} were scored"
+        if self.estimator:
+            last = done - self.first
+            rest = f", which chose {last} more" if last else ""
+            name = self.estimator.replace("_", " ")
+            return f"{done} of {count} were scored, the first {self.first} ranked rightly by their {name}{rest}"
+        return (
+            f"{done} of {count} were scored, spread over the range, for no cheap estimate has shown that it "
+            "ranks them rightly"
+        )
+
+
+def explore(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    candidates: Sequence[Candidate],
+    tokens: Tensor,
+    experiment: Experiment,
+    *,
+    work: Path,
+    most: int = 6,
+    wish: Wish | None = None,
+) -> Frontier:
+    """Estimate every candidate, score at most `most` of them in full, and answer the `wish`.
+
+    Estimates are `owner.fidelity` on `tokens` (blocks, length), best of a text that no method was calibrated
+    on. First a spread of the points is scored, by the order of the cosine: half of `most`, FEWEST at the least.
+    Where an estimate predicts those (see `choose`), it says which of the others to score; where none does, the
+    spread goes on. All are held against zero-shot and fine-tuned of the first candidate's split. One emulator
+    is in memory at a time; `model` comes back as it was. What is done is kept in `work`: interrupted and called
+    again with the same, it goes on from there.
+    """
+    wish = wish or Wish()
+    known, same = _estimated(model, tokenizer, candidates, tokens, Cache(work))
+    benches = {each.split: Bench(model, tokenizer, each.split, Cache(work)) for each, _ in known}
+    ends = benches[known[0][0].split].ends(experiment)["rows"]
+    points = [point for _, point in known]
+
+    def score(place: int) -> None:
+        candidate, point = known[place]
+
+        def make() -> Emulator:
+            return candidate.make(model, tokenizer)[0]
+
+        trial = benches[candidate.split].trial({"tensors": point.digest}, make, experiment)
+        points[place] = point.scored(trial["rows"], ends)
+
+    first, estimator = _scored(points, score, min(most, len(points)), wish)
+    return Frontier(points, ends, wish, first, estimator, same)
+
+
+def _scored(points: list[Point], score: Callable[[int], None], most: int, wish: Wish) -> tuple[int, str | None]:
+    """Score `most` of the points; how many of them for a start, and the estimate that chose the rest."""
+    by_cosine = sorted(range(len(points)), key=lambda place: points[place].estimate["cosine"])
+    order = [by_cosine[place] for place in choose.spread(len(points))]
+    first = min(most, max(FEWEST, (most + 1) // 2))
+    for place in order[:first]:
+        score(place)
+    estimator = choose.predictor(points)
+    for turn in range(first, most):
+        score(choose.most_promising(points, estimator, wish) if estimator else order[turn])
+    return first, estimator
+
+
+def _estimated(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    candidates: Sequence[Candidate],
+    tokens: Tensor,
+    cache: Cache,
+) -> tuple[list[tuple[Candidate, Point]], int]:
+    """Each different emulator with its estimates, by the first candidate that makes it; how many others do."""
+    text = [digest({"tokens": tokens}), tokenizer_digest(tokenizer)]
+    known: dict[tuple[str, Split], tuple[Candidate, Point]] = {}
+    for candidate in candidates:
+
+        def make(candidate: Candidate = candidate) -> dict[str, Any]:
+            emulator, _ = candidate.make(model, tokenizer)
+            found = fidelity(emulator, model, tokens)
+            return {
+                "digest": digest(emulator.model.state_dict()),
+                "stored": keep_of(emulator, model),
+                "estimate": {name: getattr(found, name) for name in ESTIMATES},
+            }
+
+        told = cache.once({"stage": "estimate", "text": text, **candidate.key()}, make)
+        point = Point(candidate.settings, told["stored"], told["estimate"], told["digest"])
+        known.setdefault((point.digest, candidate.split), (candidate, point))
+    return list(known.values()), len(candidates) - len(known)
+
+
+def _told(point: Point) -> dict[str, Any]:
+    return {
+        "settings": point.settings,
+        "stored": point.stored,
+        "estimate": dict(point.estimate),
+        "rows": point.rows,
+        "gap": point.gap,
+        "gap_stderr": point.gap_stderr,
+        "gap_nll": point.gap_nll,
+        "gain": point.gain,
+    }
+
+
+def _learnt(findings: Mapping[str, Tensor]) -> str:
+    """What stands for the findings: the card of those that were saved, the mark of those made on the way."""
+    folder = findings.folder if isinstance(findings, Findings) else None
+    files = [folder / name for name in ("profile.json", "mark")] if folder else []
+    return next((file.read_text(encoding="utf-8") for file in files if file.is_file()), "")

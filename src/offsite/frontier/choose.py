@@ -1,0 +1,223 @@
+"""Which emulator a wish takes, and whether a cheap estimate may say which ones to score.
+
+An estimate is used only where it predicts: over four points or more, its rank correlation with how far plugged
+in lowers the answer nll has the right sign and is NEEDED at the least. That is 0.8, and more over few points,
+so that it would come by chance in one of twenty times at the most (critical values of Spearman, one-sided).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import StatisticsError, correlation
+from typing import Any
+
+from offsite.errors import UserError
+from offsite.frontier.grid import Settings
+from offsite.report.results import Results
+from offsite.report.verdict import estimate, judge
+
+ESTIMATES = {"cosine": 1, "relative_error": -1, "loss": -1, "loss_gap": -1}
+"""What is cheap to know of an emulator, and whether more of it promises more (1) or less (-1) plugged in."""
+FEWEST = 4
+"""Points without which nothing is said of an estimate."""
+NEEDED = {4: 1.0, 5: 0.9, 6: 0.829}
+"""The rank correlation that an estimate must have to be used, by the number of points; else 0.8."""
+
+Rows = Mapping[str, Any]
+"""Scores by row and task."""
+_HAIR = 1e-9  # sums of shares are not exact
+
+
+@dataclass(frozen=True)
+class Point:
+    """One emulator: how it was made, what is cheap to know of it, and how it did if it was scored."""
+
+    settings: Settings
+    stored: float
+    """Parameters stored in its middle, as a share of the model's middle."""
+    estimate: Mapping[str, float]
+    digest: str = ""
+    """Of all its tensors."""
+    rows: Rows | None = None
+    gap: float | None = None
+    """Δ: plugged in minus emulator tuned, accuracy points, on the mean of the tasks that have an accuracy."""
+    gap_stderr: float | None = None
+    gap_nll: float | None = None
+    """The same in nats a token of the answer: below zero the full model is better."""
+    gain: float | None = None
+    """The share of fine-tuning's fall of the answer nll that plugged in reaches; None where that is no fall."""
+    fall: float | None = None
+    """How far plugged in lowers the answer nll below zero-shot's, nats a token."""
+
+    def scored(self, rows: Rows, ends: Rows) -> Point:
+        """The point with its three `rows`, measured between the `ends` zero-shot and fine-tuned."""
+        results = Results.read({"rows": {**ends, **rows}, "keep": 1.0, "method": ""})
+        said = judge(results, results.tasks)
+        zero, plugged = (estimate(results, row, results.tasks, "nll") for row in ("zero_shot", "plugged_in"))
+        counted = [task for task in results.tasks if results.rows["plugged_in"][task].acc is not None]
+        gap = judge(results, counted).gap_acc if counted else None
+        return replace(
+            self,
+            rows=rows,
+            gap=None if gap is None else 100 * gap.value,
+            gap_stderr=None if gap is None or gap.stderr is None else 100 * gap.stderr,
+            gap_nll=None if said.gap_nll is None else said.gap_nll.value,
+            gain=None if said.share is None else said.share.value,
+            fall=zero.value - plugged.value if zero and plugged else None,
+        )
+
+    @property
+    def cost(self) -> float:
+        """How far the emulator tuned is behind: accuracy points, or nats where there is no accuracy."""
+        return self.gap if self.gap is not None else -(self.gap_nll or 0.0)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked of an emulator; None: nothing."""
+
+    min_gap: float | None = None
+    """At least so many accuracy points lies the emulator tuned below plugged in."""
+    max_loss: float | None = None
+    """At most this share of fine-tuning's fall of the answer nll is lacking plugged in."""
+
+    def __post_init__(self) -> None:
+        if self.max_loss is not None and not 0 <= self.max_loss <= 1:
+            raise UserError(
+                "The loss is a share of what fine-tuning gains, from 0 to 1 or 0% to 100%, not "
+                f"{self.max_loss:g}."
+            )
+        if self.min_gap is not None and not -100 <= self.min_gap <= 100:
+            raise UserError(f"The gap is in accuracy points, up to 100 of them, not {self.min_gap:g}.")
+
+    def __bool__(self) -> bool:
+        return self.min_gap is not None or self.max_loss is not None
+
+    def lacks_gap(self, gap: float | None) -> float:
+        """The accuracy points that are lacking; infinite where there is no accuracy."""
+        return _lacking(self.min_gap, gap)
+
+    def lacks_gain(self, gain: float | None) -> float:
+        """The percent of fine-tuning's fall lacking beyond those granted; infinite where it is none."""
+        return _lacking(None if self.max_loss is None else 100 * (1 - self.max_loss), gain and 100 * gain)
+
+    def lacks(self, point: Point) -> float:
+        """How far a `point` is from the wish: points of the gap plus percent of the fall; 0: it is met."""
+        return self.lacks_gap(point.gap) + self.lacks_gain(point.gain)
+
+
+def share(word: str) -> float:
+    """The share that is written as `1%` or `0.01`."""
+    number = word.strip()
+    try:
+        return float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
+    except ValueError as error:
+        raise UserError(f"A share is written as 1% or 0.01, not {word!r}.") from error
+
+
+def spread(count: int) -> list[int]:
+    """The places of a row in an order that soon covers it: both ends, the middle, then the widest gaps."""
+    order = [0, count - 1][:count]
+    while len(order) < count:
+        order.append(max(range(count), key=lambda place: min(abs(place - taken) for taken in order)))
+    return order
+
+
+def correlations(points: Sequence[Point]) -> dict[str, float | None]:
+    """The rank correlation of each estimate with how far plugged in lowers the nll, over the scored points.
+
+    None over fewer than three, and where all are alike.
+    """
+    known = [point for point in points if point.fall is not None]
+    falls = [point.fall or 0.0 for point in known]
+    return {name: rank_correlation([each.estimate[name] for each in known], falls) for name in ESTIMATES}
+
+
+def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | None:
+    """Spearman's, what is alike taking the mean of its ranks."""
+    if len(one) < 3:
+        return None
+    try:
+        return correlation(_ranks(one), _ranks(other))
+    except StatisticsError:  # all alike
+        return None
+
+
+def predictor(points: Sequence[Point]) -> str | None:
+    """The estimate that predicts best how the scored points did plugged in; None where none does."""
+    count = sum(point.fall is not None for point in points)
+    if count < FEWEST:
+        return None
+    signed = {name: (rho or 0.0) * ESTIMATES[name] for name, rho in correlations(points).items()}
+    best = max(signed, key=lambda name: signed[name])
+    return best if signed[best] >= NEEDED.get(count, 0.8) - _HAIR else None
+
+
+def most_promising(points: Sequence[Point], name: str, wish: Wish) -> int:
+    """The place of the point without a score that should come nearest to the wish, or do best without one.
+
+    What is to be expected of it lies on the line through the scored points that the estimate `name` puts before
+    and after it.
+    """
+    import numpy as np
+
+    scored = sorted((p for p in points if p.rows is not None), key=lambda point: point.estimate[name])
+    at = [point.estimate[name] for point in scored]
+
+    def expected(point: Point, values: Sequence[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return float(np.interp(point.estimate[name], at, known)) if len(known) == len(at) else None
+
+    def rank(place: int) -> tuple[float, float, float]:
+        point = points[place]
+        gap, gain, fall = (
+            expected(point, [getattr(each, what) for each in scored]) for what in ("gap", "gain", "fall")
+        )
+        cheap = ESTIMATES[name] * point.estimate[name]  # decides beyond the last scored point
+        return wish.lacks(replace(point, gap=gap, gain=gain)), -(fall or 0.0), -cheap
+
+    return min((place for place, point in enumerate(points) if point.rows is None), key=rank)
+
+
+def undominated(points: Sequence[Point]) -> list[int]:
+    """The places of the scored points that no other equals in gain and gap and beats in one of them."""
+    known = {place: (p.fall, p.cost) for place, p in enumerate(points) if p.fall is not None}
+    return [
+        place
+        for place, (fall, cost) in known.items()
+        if not any(f >= fall and c >= cost and (f, c) != (fall, cost) for f, c in known.values())
+    ]
+
+
+def choose(points: Sequence[Point], wish: Wish) -> tuple[int | None, int | None]:
+    """The place of the best plugged in that meets the wish, or else of the one that comes closest to it."""
+    known = [place for place, point in enumerate(points) if point.fall is not None]
+    if not wish or not known:
+        return None, None
+    closest = min(known, key=lambda place: (wish.lacks(points[place]), -(points[place].fall or 0.0)))
+    lacks = wish.lacks(points[closest])
+    if lacks == 0:
+        return closest, None
+    return None, closest if lacks < float("inf") else None
+
+
+def mean(rows: Rows | None, row: str, score: str) -> float | None:
+    """The mean of a score over the tasks of a row that have it."""
+    values = [cell[score] for cell in (rows or {}).get(row, {}).values() if cell[score] is not None]
+    return sum(values) / len(values) if values else None
+
+
+def _lacking(wanted: float | None, had: float | None) -> float:
+    if wanted is None:
+        return 0.0
+    short = float("inf") if had is None else wanted - had
+    return short if short > _HAIR else 0.0
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    """From 1; values that are alike share the mean of theirs."""
+    return [
+        (sum(other < value for other in values) + sum(other <= value for other in values) + 1) / 2
+        for value in values
+    ]
