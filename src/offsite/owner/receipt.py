@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from offsite import bundle
+from offsite.adapter import Adapter
 from offsite.emulator import Emulator
+from offsite.errors import UserError, brief
 from offsite.folders import staged
 from offsite.owner.blueprint import Blueprint
 from offsite.record import record
+
+_FILE = "receipt.json"
 
 
 def write_receipt(
@@ -26,4 +32,34 @@ def write_receipt(
         "record": record(seed),
     }
     with staged(path) as folder:
-        (folder / "receipt.json").write_text(json.dumps(receipt, indent=2) + "\n", encoding="utf-8")
+        (folder / _FILE).write_text(json.dumps(receipt, indent=2) + "\n", encoding="utf-8")
+
+
+def sent(folders: Iterable[Path], parent: str) -> frozenset[str]:
+    """Digests of the emulators made of the model of digest `parent`, by the receipts in `folders`.
+
+    Each folder is a receipt's own, or holds such as NAME-receipt. A UserError for a receipt that is unsound.
+    """
+    found = [(folder / _FILE, *sorted(folder.glob(f"*-receipt/{_FILE}"))) for folder in folders]
+    receipts = [bundle.read_object(file) for files in found for file in files if file.is_file()]
+    return frozenset(
+        str(receipt["emulator"])
+        for receipt in receipts
+        if receipt.get("parent") == parent and "emulator" in receipt  # a data owner's has neither
+    )
+
+
+def vouched(adapter: Adapter, folders: Sequence[Path]) -> bool:
+    """Whether receipts in `folders` tell that the emulator was sent which `adapter` was tuned on.
+
+    False where there is no receipt of its model at all; a UserError where there is, but none of that emulator.
+    """
+    known = sent(folders, adapter.origin.parent)
+    if known and adapter.emulator not in known:
+        names, where = (", ".join(words) for words in (sorted(one[:12] for one in known), map(str, folders)))
+        raise UserError(
+            f"The adapter was tuned on the emulator {adapter.emulator[:12] or 'of no bundle'}, which was never "
+            f"sent by the receipts in {where} (they name {brief(names)}); ask the sender which one it was, or "
+            "name the folder of its receipt with --receipts."
+        )
+    return bool(known)

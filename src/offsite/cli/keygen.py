@@ -1,0 +1,35 @@
+"""offsite keygen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from offsite.cli.shell import Json, console, emit
+
+NAME = "keygen"
+HELP = """Either side: make the two keys with which bundles are signed and verified.
+
+Example: `offsite keygen -o owner`
+"""
+
+
+def command(
+    out: Annotated[Path, typer.Option("-o", "--output", help="Writes OUTPUT.key and OUTPUT.pub.")],
+    json: Json = False,
+) -> None:
+    """Write both keys, and say how the other side can make sure of the public one."""
+    from offsite import signing
+
+    private, public = signing.keygen(out)
+    data = {"private": str(private), "public": str(public), "fingerprint": signing.fingerprint(public)}
+
+    def show() -> None:
+        say = console().print
+        say(f"Private key in {private}: sign with it, and keep it to yourself.")
+        say(f"Public key in {public}. Send this file, and tell its fingerprint by another way:")
+        say(data["fingerprint"])
+
+    emit(data, json, show)

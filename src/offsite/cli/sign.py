@@ -1,0 +1,34 @@
+"""offsite sign."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from offsite.cli.shell import Json, console, emit
+
+NAME = "sign"
+HELP = """Either side: sign a bundle before it is sent; adds the file model.sig to its folder.
+
+The signature is OpenSSF model-signing's, so that `model_signing verify key` takes it too.
+
+Example: `offsite sign emulator/ --key owner.key`
+"""
+
+
+def command(
+    bundle: Annotated[Path, typer.Argument(help="An emulator or adapter bundle.")],
+    key: Annotated[Path, typer.Option(help="Your private key, of `offsite keygen`.")],
+    json: Json = False,
+) -> None:
+    """Check that the bundle is whole, and sign it."""
+    from offsite import signing
+
+    data = {"bundle": str(bundle), "fingerprint": signing.sign(bundle, key)}
+    emit(
+        data,
+        json,
+        lambda: console().print(f"Signed {bundle} with the key {data['fingerprint'][:12]}. Send this folder."),
+    )

@@ -1,0 +1,35 @@
+"""offsite verify."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from offsite.cli.shell import Json, console, emit
+
+NAME = "verify"
+HELP = """Either side: check that a bundle is what the holder of a key signed, to the last byte.
+
+It says who sent the bundle, not that it is harmless: `tune` and `plug` check that, and `inspect` shows it.
+
+Example: `offsite verify emulator/ --key owner.pub`
+"""
+
+
+def command(
+    bundle: Annotated[Path, typer.Argument(help="An emulator or adapter bundle.")],
+    key: Annotated[Path, typer.Option(help="The sender's public key.")],
+    json: Json = False,
+) -> None:
+    """Refuse what is unsigned, altered, has a file too many or too few, or is signed with another key."""
+    from offsite import signing
+
+    files = signing.verify(bundle, key)
+    signer = signing.fingerprint(key)
+    emit(
+        {"bundle": str(bundle), "fingerprint": signer, "files": files},
+        json,
+        lambda: console().print(f"{bundle} is as the key {signer[:12]} signed it: all {len(files)} files."),
+    )
