@@ -37,6 +37,10 @@ def command(
     text: Annotated[str, typer.Option(help="For --against: wikipedia, wikitext2 or a file.")] = "wikipedia",
     blocks: Annotated[int, typer.Option(min=1, help="For --against: so many blocks from the text's end.")] = 16,
     length: Annotated[int, typer.Option(min=2, help="For --against: tokens in a block.")] = 128,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Data owner only: your data, to see the loss on it and what is odd."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Open the bundle as its receiver would, and describe it."""
@@ -44,14 +48,26 @@ def command(
     from offsite.errors import UserError
 
     if is_emulator(bundle):
-        data = _emulator(bundle, _Against(against, text, blocks, length) if against else None)
+        told = _emulator(bundle, _Against(against, text, blocks, length) if against else None)
+        told |= _audited(bundle, data) if data else {}
     else:
-        data = _adapter(bundle)
-        if against:
-            raise UserError(
-                f"{str(bundle)!r} is an adapter, where --against compares an emulator with its model."
-            )
-    emit(data, json, lambda: _show(bundle, data))
+        told = _adapter(bundle)
+        for option, given in (("--against compares an emulator with its model", against),
+                              ("--data judges an emulator before tuning", data)):  # fmt: skip
+            if given:
+                raise UserError(f"{str(bundle)!r} is an adapter, where {option}.")
+    emit(told, json, lambda: _show(bundle, told))
+
+
+def _audited(path: Path, data: str) -> dict[str, Any]:
+    """What the data owner sees before tuning."""
+    from offsite import audit, tasks
+    from offsite.cli import audits
+    from offsite.emulator import Emulator
+
+    found = audit.emulator(Emulator.load(path), tasks.examples(data))
+    audits.show_emulator(found)
+    return {"audit": audits.as_data(found)}
 
 
 class _Against(NamedTuple):

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json as jsonlib
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from offsite.cli.shell import Force, Json, emit, mark, output
+from offsite.cli.shell import Force, Json, beside, emit, mark, output
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from offsite.adapter import Adapter
+
+_TEXT, _BLOCKS, _LENGTH = "wikipedia", 16, 128  # public text that takes seconds
 
 NAME = "plug"
 HELP = """Model owner: put a tuned adapter into the full model; writes a plain transformers checkpoint.
@@ -20,24 +29,105 @@ def command(
     model: Annotated[str, typer.Argument(help="The model that the emulator was made from.")],
     adapter: Annotated[Path, typer.Argument(help="The adapter bundle that came back.")],
     out: Annotated[Path, typer.Option("-o", "--output", help="The checkpoint to write.")],
+    trusted_key: Annotated[
+        Path | None, typer.Option(help="Refuse an adapter that this public key's holder did not sign.")
+    ] = None,
+    receipts: Annotated[
+        list[Path] | None,
+        typer.Option(help="Where receipts of sent emulators are [default: beside the output, and here]."),
+    ] = None,
+    max_shift: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Refuse an adapter with a tensor that moved by more of its size."),
+    ] = None,
+    expect: Annotated[
+        list[Path] | None, typer.Option(help="An adapter you tuned: warn of moves above twice its own.")
+    ] = None,
+    text: Annotated[
+        str | None,
+        typer.Option(help="Public text to take the loss on [default: wikipedia, if it is in the cache]."),
+    ] = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
     """Check that the adapter is for this model, plug it in, save."""
-    from offsite import checkpoint, models
+    from offsite import audit, checkpoint, models, tasks
     from offsite.adapter import Adapter
+    from offsite.cli import audits
     from offsite.folders import staged
     from offsite.owner.plug import plug
 
     output(out, force, [model, adapter])
+    private = output(beside(out, "-receipt"), force, [model, adapter])
+    if text:
+        tasks.check_text(text)
+    if trusted_key:
+        from offsite import signing
+
+        signing.verify(adapter, trusted_key)
     tuned = Adapter.load(adapter)
+    known = _vouched(tuned, receipts, [out.parent.resolve(), Path.cwd()])
+    trusted = [Adapter.load(path) for path in expect or ()]
     whole, tokenizer = models.load(model)
-    plug(whole, tuned)
-    with staged(out) as folder:
+    displaced = plug(whole, tuned)
+    tokens = _public(text, whole, tokenizer)
+    found = audit.adapter(whole, displaced, trusted=trusted, tokens=tokens)
+    if max_shift is not None:
+        found.check(max_shift)
+    audits.show_adapter(found)
+    with staged(private) as receipt, staged(out) as folder:
+        _record(receipt, tuned, audits.as_data(found))
         checkpoint.write(folder, whole, tokenizer)
         mark(folder, {"adapter": tuned.digest, "emulator": tuned.emulator})
+    if not known:
+        typer.echo(
+            "No receipt of this model was found, so that nothing vouches for the emulator that the adapter was "
+            "tuned on; --receipts names their folder.",
+            err=True,
+        )
     emit(
-        {"model": str(out), "adapter": tuned.digest},
+        {
+            "model": str(out),
+            "receipt": str(private),
+            "adapter": tuned.digest,
+            "vouched": known,
+            "audit": audits.as_data(found),
+        },
         json,
-        lambda: typer.echo(f"Tuned model in {out}: a plain transformers checkpoint."),
+        lambda: typer.echo(
+            f"Tuned model in {out}: a plain transformers checkpoint.\n"
+            f"Receipt in {private}: how far each tensor moved. Keep it to yourself."
+        ),
     )
+
+
+def _public(text: str | None, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Tensor | None:
+    """Blocks of public text, (blocks, length); none where none is asked for and none is at hand."""
+    from offsite import tasks
+    from offsite.decoder import longest
+    from offsite.owner.fidelity import held_out
+
+    if text is None and not tasks.at_hand(_TEXT):
+        return None
+    return held_out(tasks.texts(text or _TEXT), tokenizer, min(_LENGTH, longest(model)), _BLOCKS)
+
+
+def _record(folder: Path, tuned: Adapter, audit: dict[str, Any]) -> None:
+    from offsite.record import record
+
+    receipt = {"adapter": tuned.digest, "tuned_on": tuned.emulator, "audit": audit, "record": record(0)}
+    (folder / "receipt.json").write_text(jsonlib.dumps(receipt, indent=2) + "\n", encoding="utf-8")
+
+
+def _vouched(tuned: Adapter, receipts: list[Path] | None, usual: list[Path]) -> bool:
+    """Whether a receipt names the emulator; not beside the adapter, for its sender could have put one there."""
+    from offsite.errors import UserError
+    from offsite.owner.receipt import vouched
+
+    known = vouched(tuned, receipts or list(dict.fromkeys(usual)))
+    if receipts and not known:
+        raise UserError(
+            f"No receipt in {', '.join(repr(str(folder)) for folder in receipts)} is of the adapter's model; "
+            "name the folder that `offsite compress` wrote beside the emulator, or the one that holds it."
+        )
+    return known

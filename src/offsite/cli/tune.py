@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as jsonlib
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -32,14 +32,24 @@ def command(
     batch_size: Annotated[int, typer.Option(help="Examples in a step.")] = 8,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-4,
     max_length: Annotated[int, typer.Option(help="Tokens of an example.")] = 512,
+    trusted_key: Annotated[
+        Path | None, typer.Option(help="Refuse an emulator that this public key's holder did not sign.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from an interrupted run.")] = False,
-    report_to: Annotated[list[str] | None, typer.Option(help="Trackers, by transformers' names.")] = None,
+    report_to: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Trackers, by transformers' names: tensorboard (to ./runs or $TENSORBOARD_LOGGING_DIR), "
+            "mlflow, trackio, wandb."
+        ),
+    ] = None,
     seed: Seed = 0,
     force: Force = False,
     json: Json = False,
 ) -> None:
     """Read the data, tune, save the adapter and the data owner's private record."""
-    from offsite import tasks
+    from offsite import audit, tasks
+    from offsite.cli import audits
     from offsite.data_owner.tune import TuneConfig, tune
     from offsite.emulator import Emulator
     from offsite.folders import staged
@@ -51,30 +61,37 @@ def command(
     )  # fmt: skip
     output(out, force, [emulator, data])
     private = output(beside(out, "-receipt"), force, [emulator, data])
+    if trusted_key:
+        from offsite import signing
+
+        signing.verify(emulator, trusted_key)
     opened = Emulator.load(emulator)
     examples = tasks.examples(data)
+    found = audit.emulator(opened, examples, max_length=max_length, seed=seed)
+    audits.show_emulator(found)
     with leftovers(beside(out, ".tuning"), has_checkpoint) as work:
         tuned = tune(opened, examples, config, work=work, resume=resume)
         with staged(private) as receipt, staged(out) as folder:
             tuned.save(folder)
-            _record(receipt, tuned, config, data)
-    _show(tuned, out, private, json)
+            _record(receipt, tuned, config, data, audits.as_data(found))
+    _show(tuned, out, private, audits.as_data(found), json)
 
 
-def _record(folder: Path, tuned: Tuned, config: TuneConfig, data: str) -> None:
+def _record(folder: Path, tuned: Tuned, config: TuneConfig, data: str, audit: dict[str, Any]) -> None:
     from offsite.record import record
 
     receipt = {
         "adapter": tuned.digest,
         "data": data,
         "config": asdict(config),
+        "audit": audit,
         "curve": [point._asdict() for point in tuned.curve],
         "record": record(config.seed),
     }
     (folder / "receipt.json").write_text(jsonlib.dumps(receipt, indent=2) + "\n", encoding="utf-8")
 
 
-def _show(tuned: Tuned, out: Path, private: Path, json: bool) -> None:
+def _show(tuned: Tuned, out: Path, private: Path, audit: dict[str, Any], json: bool) -> None:
     losses = [point.loss for point in tuned.curve if point.loss is not None]
     heldout = [point.heldout for point in tuned.curve if point.heldout is not None]
     result = {
@@ -83,6 +100,7 @@ def _show(tuned: Tuned, out: Path, private: Path, json: bool) -> None:
         "digest": tuned.digest,
         "loss": {"first": losses[0], "last": losses[-1]} if losses else None,
         "heldout": {"first": heldout[0], "best": min(heldout)} if heldout else None,
+        "audit": audit,
     }
 
     def show() -> None:

@@ -1,0 +1,99 @@
+"""Where a tuning would start: the loss on one's own answers, beside controls that tell what it should be.
+
+Whoever supplies a model can prime it to leak the data that it is tuned on (PreCurious, CCS 2024): it trains the
+adapter beforehand on data like those, so that what is left to learn is each example by itself. Such an adapter
+knows the answers about as well as the text before them, and knows which belong to which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from offsite.emulator import Emulator
+from offsite.progress import track
+from offsite.text import Example, Piece, encode
+from offsite.training import answer_loss, autocast, pad
+
+_KNOWN = 0.2  # nats a token: below, there is nothing left to learn
+# Both must hold. Chosen on SmolLM2-135M, whole and as a uniform emulator, on five tasks each: honest ones have
+# 0.8 to 2.4 and 0.46 to 0.97, never both below; two primed on ARC-Easy have at most 1.2 and 0.69 there. Narrow,
+# and fitted: on test splits of ARC-Challenge and SciQ, not used in choosing, none of three honest pairs was
+# flagged, and of the primed ones both on SciQ and neither on ARC-Challenge.
+_OWN = 1.3  # times the loss on the prompts
+_PAIRED = 0.7  # times the loss on swapped answers
+
+
+@dataclass(frozen=True)
+class Start:
+    """Mean loss of an untuned emulator on a few of the data owner's examples, nats a token of each example."""
+
+    examples: int
+    loss: float
+    """On what is learnt: the answers, or whole texts."""
+    prompts: float | None
+    """On the prompts of the same examples, which no tuning learns; None where there are none."""
+    swapped: float | None
+    """On the answers after another example's prompt; None where there are no prompts."""
+
+    @property
+    def primed(self) -> str | None:
+        """One sentence where the answers are known better than an honest emulator knows them; else None."""
+        if self.loss < _KNOWN:
+            return (
+                f"The emulator's loss on your data is {self.loss:.2f} nats a token before any tuning: it may "
+                "have seen them, or be primed to memorise what is like them."
+            )
+        if self.prompts is None or self.swapped is None:
+            return None
+        if self.loss < _OWN * self.prompts and self.loss < _PAIRED * self.swapped:
+            return (
+                f"The emulator knows your answers (loss {self.loss:.2f} nats a token) about as well as the "
+                f"prompts before them ({self.prompts:.2f}), as one tuned on data like yours does, perhaps to "
+                "make it memorise them; ask its sender."
+            )
+        return None
+
+
+def start(emulator: Emulator, examples: Sequence[Example], max_length: int) -> Start:
+    """Measure the `emulator` on all of the `examples`; nothing is trained."""
+    own = _loss(emulator, examples, max_length)
+    asked = [example for example in examples if _long_enough(_prompt(example), emulator)]
+    if len(asked) < 2:
+        return Start(len(examples), own, None, None)
+    prompts = [replace(one, pieces=(Piece(_prompt(one), learnt=True),), closed=False) for one in asked]
+    swapped = [_answered(one, other) for one, other in zip(asked, [*asked[1:], *asked[:1]], strict=True)]
+    controls = (_loss(emulator, rows, max_length) for rows in (prompts, swapped))
+    return Start(len(examples), own, *controls)
+
+
+def _prompt(example: Example) -> str:
+    """What is read before the last learnt piece; empty for a chat, whose template would write it otherwise."""
+    pieces = example.pieces
+    plain = len(pieces) == 2 and not example.is_chat and not pieces[0].learnt and pieces[1].learnt
+    return pieces[0].text.strip() if plain else ""
+
+
+def _answered(example: Example, other: Example) -> Example:
+    return replace(example, pieces=(example.pieces[0], other.pieces[1]))
+
+
+def _long_enough(prompt: str, emulator: Emulator) -> bool:
+    """Whether it has two tokens or more: the first is never predicted."""
+    assert emulator.tokenizer is not None
+    return len(emulator.tokenizer(prompt, verbose=False)["input_ids"]) > 1
+
+
+def _loss(emulator: Emulator, examples: Sequence[Example], max_length: int) -> float:
+    """The mean over the examples, one at a time: their lengths differ, and so does what is learnt of each."""
+    assert emulator.tokenizer is not None
+    model, collate = emulator.model, pad(emulator.tokenizer.pad_token_id or 0)
+    rows = encode(examples, emulator.tokenizer, max_length)
+    total = 0.0
+    with torch.no_grad(), autocast(model):
+        for row in track(rows, "Measuring the emulator", len(rows)):
+            batch = {name: tensor.to(model.device) for name, tensor in collate([row._asdict()]).items()}
+            total += float(answer_loss(model, batch))
+    return total / len(rows)

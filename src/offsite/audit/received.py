@@ -1,0 +1,92 @@
+"""The data owner's look at an emulator before tuning: parameters, loss on one's own text, what is odd."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from offsite.audit.priming import Start, start
+from offsite.audit.weights import Oddity, odd
+from offsite.decoder import Decoder
+from offsite.emulator import Emulator
+from offsite.errors import UserError
+from offsite.harmonizers import hung
+from offsite.modules import LowRank
+from offsite.text import Example
+
+_SAMPLE = 32
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """How many parameters and saved buffers an emulator has, each counted once."""
+
+    all: int
+    trainable: int
+    """In the adapter layers, which a tuning of whole layers changes."""
+    middle: int
+    """Stored in the middle, harmonizers included."""
+    factored: int
+    """Of those, sent as two factors in place of a matrix."""
+
+
+@dataclass(frozen=True)
+class EmulatorAudit:
+    """What the data owner sees before tuning; it tells of the data, and stays with them."""
+
+    parameters: Parameters
+    start: Start
+    odd: tuple[Oddity, ...]
+    """Weights far off the others'."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """One sentence for each sign that something is not as an honest sender's would be; none is proof."""
+        said = [self.start.primed] if self.start.primed else []
+        if self.odd:
+            more = f" ({len(self.odd) - 1} more)" if len(self.odd) > 1 else ""
+            said.append(f"The emulator's weights are odd in {self.odd[0]}{more}; ask its sender why.")
+        return tuple(said)
+
+
+def emulator(
+    emulator: Emulator,
+    examples: Sequence[Example],
+    *,
+    max_length: int = 512,
+    sample: int = _SAMPLE,
+    seed: int = 0,
+) -> EmulatorAudit:
+    """Audit an untuned `emulator` on at most `sample` of the `examples`, drawn by the `seed`.
+
+    It takes up to three forward passes for each of them, and one pass over the weights. The emulator is not
+    changed. An honest emulator of a model that knows data of this kind well can look primed too; priming that
+    is slight, on other text, or made to pass this check is not seen. Raises UserError for an emulator without
+    a tokenizer, and where there are no examples.
+    """
+    if emulator.tokenizer is None:
+        raise UserError("This emulator came without a tokenizer, so no loss on text can be measured.")
+    if not examples:
+        raise UserError("There are no examples to measure the emulator on.")
+    drawn = random.Random(seed).sample(list(examples), min(sample, len(examples)))
+    return EmulatorAudit(parameters(emulator), start(emulator, drawn, max_length), odd(emulator))
+
+
+def parameters(emulator: Emulator) -> Parameters:
+    """Count the parameters of an `emulator`."""
+    decoder = Decoder.of(emulator.model)
+    middle, ends = emulator.split.middle(len(decoder)), emulator.split.adapter(len(decoder)).values()
+    factors = {
+        id(tensor): tensor.numel()
+        for index in middle
+        for module in decoder.layers[index].modules()
+        if isinstance(module, LowRank)
+        for tensor in (module.up.weight, module.down.weight)
+    }
+    return Parameters(
+        all=sum(parameter.numel() for parameter in emulator.model.parameters()),
+        trainable=decoder.stored(list(ends)),
+        middle=decoder.stored(middle) + sum(tensor.numel() for tensor in hung(emulator.model).values()),
+        factored=sum(factors.values()),
+    )
