@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
+import sys
 import threading
 
 if threading.current_thread() is threading.main_thread():
@@ -36,6 +38,19 @@ def _no_network(request, monkeypatch):
         return real(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+_frozen = 0  # modules whose objects the collector passes over
+
+
+@pytest.fixture(autouse=True)
+def _nothing_old_is_collected():
+    """Trainings collect garbage; among all that was ever imported that takes longer than a tiny training."""
+    global _frozen
+    if len(sys.modules) > _frozen + 50:
+        gc.collect()
+        gc.freeze()
+        _frozen = len(sys.modules)
 
 
 @pytest.fixture(params=sorted(FAMILIES))

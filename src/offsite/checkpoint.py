@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -13,6 +15,8 @@ from transformers.utils import logging
 _TELLTALE = frozenset(
     ("_name_or_path", "name_or_path", "auto_map", "is_local", "local_files_only", "_commit_hash")
 )
+_TOKENS = frozenset(("added_tokens_decoder", "extra_special_tokens"))  # where a word is a token, no path
+_PATH = re.compile(r"(file:/|~/|/[^/\n]+/|[A-Za-z]:[\\/]|\\\\)")  # how an absolute one begins
 
 
 def write(
@@ -44,6 +48,16 @@ def write_description(folder: Path, model: PreTrainedModel, tokenizer: PreTraine
     for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
         file = folder / name
         if file.exists():
-            data = json.loads(file.read_text(encoding="utf-8"))
-            kept = {key: value for key, value in data.items() if key not in _TELLTALE}
+            kept = _untold(json.loads(file.read_text(encoding="utf-8")))
             file.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _untold(data: dict[str, Any]) -> dict[str, Any]:
+    """Without what trainers and hubs leave behind of a machine: their own keys, and absolute paths anywhere."""
+    found = {}
+    for key, value in data.items():
+        words = value if isinstance(value, list) and key not in _TOKENS else [value]
+        if key in _TELLTALE or any(isinstance(word, str) and _PATH.match(word) for word in words):
+            continue
+        found[key] = _untold(value) if isinstance(value, dict) and key not in _TOKENS else value
+    return found

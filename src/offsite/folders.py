@@ -1,16 +1,26 @@
-"""Writing beside and renaming, so that nothing half-written ever carries the final name."""
+"""Writing beside and renaming, so that nothing half-written ever carries the final name.
+
+What is being written is called `.NAME.partial-ID` until it is whole, and its writer holds a lock (flock) on it,
+which the system lets go however the writer ends. What nobody holds was left by a kill: who next writes at NAME
+sweeps it. Where there are no such locks (Windows, some network disks) all works but the sweeping.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
+import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from offsite.errors import UserError
+
+_OLD = ".old"  # ends the name of a whole output, set aside for the moment in which its successor is renamed
+_staging: set[Path] = set()  # the folders that `staged` has yielded, in this process
 
 
 @contextmanager
@@ -18,33 +28,92 @@ def staged(path: Path) -> Iterator[Path]:
     """Yield a fresh, empty folder beside `path` that takes its name once the block has ended well.
 
     Any exception, KeyboardInterrupt included, removes the fresh folder and leaves what stood at `path` as
-    it was. A folder that stood there is set aside first and removed last. UserErrors are those of `check`.
+    it was. A folder that stood there is set aside first and removed last. Within a block, the folder that it
+    was given is as good as fresh: it is yielded again. UserErrors are those of `check`.
     """
     check(path)
     path = path.resolve()  # a link keeps pointing where it did; "." gets a name
-    fresh = _beside(path)
-    with parents_of(path):
+    if path in _staging:
+        assert not any(path.iterdir()), "a folder is staged once"
+        yield path
+        return
+    with parents_of(path), _mended(path), _partial(path, Path.mkdir) as fresh:
+        _staging.add(fresh)
         try:
-            fresh.mkdir()
             yield fresh
-            _readable(fresh)
-            _replace(path, fresh)
-        except BaseException:
-            shutil.rmtree(fresh, ignore_errors=True)
-            raise
+        finally:
+            _staging.remove(fresh)
+        _readable(fresh)
+        _replace(path, fresh)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write `text` (UTF-8) to `path` whole or not at all; missing folders above it are made."""
+def write_text(path: Path, text: str, *, mode: int = 0o666) -> None:
+    """Write `text` (UTF-8) to `path` whole or not at all; missing folders above it are made.
+
+    Never, not while it is being written either, is it more open than `mode` (less the umask).
+    """
     path = path.resolve()
-    fresh = _beside(path)
-    with parents_of(path):
+    with parents_of(path), _mended(path), _partial(path, lambda new: new.touch(mode)) as fresh:
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(path)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep others who hold it out of `folder`, made if need be; a UserError where one of them is there already.
+
+    A holder that was killed holds nothing. The folder may be renamed within, and emptied, but not replaced.
+    """
+    lock = None
+    while lock is None:
+        folder.mkdir(exist_ok=True)
         try:
-            fresh.write_text(text, encoding="utf-8")
-            fresh.replace(path)
-        except BaseException:
-            fresh.unlink(missing_ok=True)
-            raise
+            lock = _Lock(folder)
+        except FileNotFoundError:  # its holder has removed it just now
+            continue
+        except BlockingIOError:
+            raise UserError(
+                f"Another offsite is at work in {str(folder)!r}; wait for it, or name another output."
+            ) from None
+    try:
+        mend(folder)
+        yield
+    finally:
+        lock.release()
+
+
+def mend(path: Path) -> None:
+    """Put right what a kill left of writing at `path`: an output set aside comes back, partial ones go."""
+    path = path.resolve()
+    ours = re.compile(rf"\.{re.escape(path.name)}\.partial-[0-9a-f]{{12}}({re.escape(_OLD)})?")
+    names = os.listdir(path.parent) if path.parent.is_dir() else []  # noqa: PTH208 - names are enough
+    for left in (path.parent / name for name in names if ours.fullmatch(name)):
+        with suppress(OSError):  # held by its writer, swept by another, or of another user
+            lock = _Lock(left)
+            try:
+                if lock.is_sure:
+                    _put_right(left, path)
+            finally:
+                lock.release()
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder, if it is there; under its name a kill leaves all of it or nothing."""
+    gone = _beside(folder)
+    try:
+        folder.rename(gone)
+    except OSError:  # it is not there, or something in it is in use (Windows)
+        gone = folder
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def empty(folder: Path) -> None:
+    """Remove what is in `folder`, if it is there, but not itself: somebody may hold it."""
+    for each in folder.iterdir() if folder.is_dir() else ():
+        if each.is_dir() and not each.is_symlink():
+            remove(each)
+        else:
+            each.unlink()
 
 
 def check(path: Path) -> None:
@@ -70,10 +139,6 @@ def check_parent(path: Path) -> None:
         raise UserError(f"{str(path)!r} cannot be written: {str(nearest)!r} {why}; name another place.")
 
 
-def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.partial-{uuid.uuid4().hex[:12]}")
-
-
 @contextmanager
 def parents_of(path: Path) -> Iterator[None]:
     """The folders above `path` are there; those that had to be made go again if the block fails."""
@@ -97,17 +162,18 @@ def _readable(folder: Path) -> None:
 
 
 def _replace(path: Path, fresh: Path) -> None:
-    aside = _beside(path)
-    try:
-        while not _renamed(fresh, path):
-            shutil.rmtree(aside, ignore_errors=True)  # of an earlier turn: another process writes here too
-            with suppress(FileNotFoundError):
-                path.rename(aside)
-    except BaseException:
-        if aside.exists() and not path.exists():
-            aside.rename(path)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
+    """Give `fresh` the name `path`; between the two renames what stood there is held, and `mend` knows it."""
+    while not _renamed(fresh, path):
+        with suppress(FileNotFoundError):  # another process writes here too, and was quicker
+            lock = _Lock(path, wait=True)
+            try:
+                aside = path.rename(_beside(path, _OLD))
+                done = _renamed(fresh, path)
+                _delete(aside)
+            finally:
+                lock.release()
+            if done:
+                return
 
 
 def _renamed(fresh: Path, path: Path) -> bool:
@@ -119,3 +185,90 @@ def _renamed(fresh: Path, path: Path) -> bool:
             return False
         raise
     return True
+
+
+def _beside(path: Path, ending: str = "") -> Path:
+    return path.with_name(f".{path.name}.partial-{uuid.uuid4().hex[:12]}{ending}")
+
+
+@contextmanager
+def _partial(path: Path, make: Callable[[Path], object]) -> Iterator[Path]:
+    """What `make` makes beside `path`, held; removed if the block fails."""
+    lock = None
+    while lock is None:
+        fresh = _beside(path)
+        try:
+            make(fresh)
+            with suppress(FileNotFoundError, BlockingIOError):  # a sweep came before the lock
+                lock = _Lock(fresh)
+        except BaseException:
+            _delete(fresh)
+            raise
+    try:
+        yield fresh
+    except BaseException:
+        _delete(fresh)
+        raise
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _mended(path: Path) -> Iterator[None]:
+    mend(path)
+    try:
+        yield
+    except BaseException:
+        mend(path)  # the old output comes back if it was set aside just then
+        raise
+
+
+def _put_right(left: Path, path: Path) -> None:
+    if left.name.endswith(_OLD) and not path.exists():
+        left.rename(path)
+    else:
+        _delete(left)
+
+
+def _delete(path: Path) -> None:
+    if path.name.endswith(_OLD):  # half of it must not come back
+        path = path.rename(path.with_name(path.name.removesuffix(_OLD)))
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+class _Lock:
+    """On a file or folder, while this process lives and until released; without effect where locks are none.
+
+    FileNotFoundError where there is nothing at `path`, BlockingIOError where another has the lock, unless it
+    is to `wait`.
+    """
+
+    def __init__(self, path: Path, *, wait: bool = False) -> None:
+        self.is_sure = False
+        """Whether no one else has it."""
+        self._descriptor: int | None = None
+        if sys.platform == "win32":  # which has no flock, and opens no folders
+            path.stat()
+            return
+        import fcntl
+
+        self._descriptor = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if not os.path.samestat(os.fstat(self._descriptor), path.stat()):
+                raise FileNotFoundError(errno.ENOENT, "replaced meanwhile", str(path))
+            self.is_sure = True
+        except (FileNotFoundError, BlockingIOError):
+            self.release()
+            raise
+        except OSError:  # a disk without locks
+            self.release()
+
+    def release(self) -> None:
+        """Let it go."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None

@@ -73,7 +73,7 @@ LINES = {
     "tune M -o O --data D": "model' is not a bundle",
     "tune A -o O --data D": "where 'offsite-emulator/1' is wanted",
     "tune E -o O --data E": "emulator' is a folder where a data file is wanted",
-    "tune E -o O --data T": "text.txt is of no known format ('.txt')",
+    "tune E -o O --data model/model.safetensors": "is of no known format ('.safetensors')",
     "plug M E -o O": "where 'offsite-adapter/1' is wanted",
     "export A -o O": "where 'offsite-emulator/1' is wanted",
     "export M -o O": "model' is not a bundle",

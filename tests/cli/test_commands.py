@@ -228,8 +228,17 @@ def test_tune_on_questions_of_ones_own(world, here):
 @pytest.mark.parametrize("name", ["adapter", "lora"])
 def test_plug(world, here, tokens, name):
     said = command("plug", world / "model", world / name, "-o", here / "tuned", "--json").json
-    assert said == {"model": str(here / "tuned"), "adapter": Adapter.load(world / name).digest}
-    assert names(here) == ["thesis", "tuned"]
+    audit = said.pop("audit")
+    assert said == {
+        "model": str(here / "tuned"),
+        "receipt": str(here / "tuned-receipt"),
+        "adapter": Adapter.load(world / name).digest,
+        "vouched": False,
+    }
+    assert names(here) == ["thesis", "tuned", "tuned-receipt"]
+    receipt = json.loads((here / "tuned-receipt" / "receipt.json").read_text())
+    assert receipt["audit"] == audit
+    assert (receipt["adapter"], audit["loss"]) == (said["adapter"], None)
     model = opened(world / "model")
     before = logits(model, tokens)
     plug(model, Adapter.load(world / name))

@@ -1,13 +1,11 @@
-"""A disk that fills, Ctrl-C and a kill: nothing half-written stays, and a run goes on to the same end."""
+"""A disk that fills and Ctrl-C: nothing half-written stays, and a run goes on to the same end."""
 
 from __future__ import annotations
 
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -17,6 +15,7 @@ from offsite.adapter import Adapter
 from offsite.cli import main
 from tests.cli.conftest import SHORT, command, listing, refused, spoken
 from tests.cli.test_bad_input import asked
+from tests.killed.harness import small_disk
 
 MANY = ["--steps", "100", "--batch-size", "4", "--max-length", "32"]
 
@@ -26,22 +25,8 @@ def disk(tmp_path):
     """`disk(size)` is a folder on a disk of that size, in mount's words; asked again, it grows."""
     folder = tmp_path / "disk"
     folder.mkdir()
-
-    def mount(size):
-        how = (
-            ["mount", "-o", f"remount,size={size}"]
-            if folder.is_mount()
-            else ["mount", "-t", "tmpfs", "-o", f"size={size}", "none"]
-        )
-        try:
-            subprocess.run([*how, folder], check=True, capture_output=True)
-        except (OSError, subprocess.CalledProcessError):
-            pytest.skip("only root may mount a small disk")
-        return folder
-
-    yield mount
-    if folder.is_mount():
-        subprocess.run(["umount", folder], check=True)
+    with small_disk(folder) as mount:
+        yield mount
 
 
 FULL = {
@@ -148,7 +133,7 @@ class TestCtrlC:
         line = asked("compare M E --tasks Q --train D --steps 3 --limit 2 -o O", world, here / "out")
         at(2, "Tuning the emulator")
         assert command(*line).code == 130
-        assert (here / ".out.stages" / "zero_shot.json").exists()
+        assert list((here / ".out.stages").glob("zero_shot-*.json"))
         monkeypatch.undo()
         assert command(*line).code == 0
         assert sorted(path.name for path in here.iterdir()) == ["out", "thesis"]
@@ -179,7 +164,7 @@ def undisturbed(world, tmp_path_factory):
 
 def send(how, process, here):
     """Send the signal `how` once the first checkpoint is whole; how the process ended, and its words."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240  # python and torch start first, on whatever machine
     while not list(here.glob(".out.tuning/checkpoint-*/trainer_state.json")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -189,39 +174,20 @@ def send(how, process, here):
     return process.returncode, out, err
 
 
-@pytest.fixture(scope="module")
-def stopped(world, tmp_path_factory):
-    """Two processes in the midst of training, each stopped by a signal: its folder and its end."""
-    signals = (signal.SIGINT, signal.SIGKILL)
-    folders = [tmp_path_factory.mktemp(how.name) for how in signals]
-    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    processes = [
-        subprocess.Popen([sys.executable, "-m", "offsite", *tuning(world, folder / "out")], **pipe)
-        for folder in folders
-    ]
-    with ThreadPoolExecutor() as pool:
-        ends = pool.map(send, signals, processes, folders)
-        return {how: (folder, *end) for how, folder, end in zip(signals, folders, ends, strict=True)}
-
-
 class TestSignals:
-    def test_ctrl_c_and_then_resume(self, world, stopped, undisturbed, tmp_path):
-        folder, code, out, err = stopped[signal.SIGINT]
-        here = shutil.copytree(folder, tmp_path / "here")
+    def test_ctrl_c_and_then_resume(self, world, undisturbed, tmp_path):
+        """SIGKILL is sent in tests/killed."""
+        here = tmp_path / "here"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "offsite", *tuning(world, here / "out")],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        code, out, err = send(signal.SIGINT, process, here)
         assert (code, out) == (130, ""), err
         (said,) = spoken(err)
         assert said.startswith("offsite: Interrupted, with nothing half-written left;")
         assert [path.name for path in here.iterdir()] == [".out.tuning"]
         assert command(*tuning(world, here / "out"), "--resume").json["digest"] == undisturbed
-        assert sorted(path.name for path in here.iterdir()) == ["out", "out-receipt"]
-
-    @pytest.mark.parametrize("resume", [[], ["--resume"]], ids=["anew", "resume"])
-    def test_a_kill_and_then_resume_or_not(self, world, stopped, undisturbed, tmp_path, resume):
-        folder, code, out, err = stopped[signal.SIGKILL]
-        here = shutil.copytree(folder, tmp_path / "here")
-        assert (code, out, spoken(err)) == (-signal.SIGKILL, "", [])
-        assert [path.name for path in here.iterdir()] == [".out.tuning"]
-        assert command(*tuning(world, here / "out"), *resume).json["digest"] == undisturbed
         assert sorted(path.name for path in here.iterdir()) == ["out", "out-receipt"]
 
     def test_being_asked_to_end_is_as_ctrl_c(self, monkeypatch):

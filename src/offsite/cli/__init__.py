@@ -17,11 +17,16 @@ from offsite.cli import (
     evaluate,
     export,
     fetch,
+    frontier,
     inspect,
+    keygen,
     plug,
     profile,
+    report,
     shell,
+    sign,
     tune,
+    verify,
 )
 
 app = typer.Typer(
@@ -32,7 +37,24 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for module in (fetch, profile, compress, inspect, tune, plug, evaluate, compare, export, doctor, demo):
+for module in (
+    fetch,
+    profile,
+    compress,
+    inspect,
+    tune,
+    plug,
+    evaluate,
+    compare,
+    frontier,
+    report,
+    export,
+    keygen,
+    sign,
+    verify,
+    doctor,
+    demo,
+):
     app.command(module.NAME, help=module.HELP)(module.command)
 
 

@@ -19,6 +19,7 @@ _EXTRAS = {
     "models": ("gguf", "pip"),
     "data": ("pyarrow",),
     "report": ("plotly",),
+    "sign": ("model_signing", "OpenSSL"),
 }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import sys
 import traceback
 import warnings
@@ -18,7 +17,7 @@ import typer
 from rich.console import Console
 
 from offsite.errors import UserError, brief, did_you_mean
-from offsite.folders import check, check_parent, parents_of
+from offsite.folders import check, check_parent, held, mend, parents_of, remove
 
 USER_ERROR, INTERNAL_ERROR, INTERRUPTED = 2, 1, 130
 
@@ -34,14 +33,16 @@ Limit = Annotated[int | None, typer.Option(min=1, help="Ask only the first so ma
 
 _MARK = "offsite.json"
 _WRITTEN = {  # what marks a folder as ours, and what we put beside it, besides the "files" that it names
-    "card.json": (),
+    "card.json": ("model.sig",),
     _MARK: (),
-    "receipt.json": (),
+    "receipt.json": ("report.html",),
     "profile.json": ("report.html",),
-    "results.json": ("report.html",),
+    "results.json": ("report.html", "table.md", "table.tex"),
+    "frontier.json": ("report.html", "emulator", "emulator-receipt"),
     "demo.json": (
         "profile", ".profile.profiling", "emulator", "emulator-receipt", ".emulator.profiling", "adapter",
-        "adapter-receipt", ".adapter.tuning", "tuned-model", "scores.json", "comparison", ".comparison.stages",
+        "adapter-receipt", ".adapter.tuning", "tuned-model", "tuned-model-receipt", "scores.json", "comparison",
+        ".comparison.stages", "report.html",
     ),
 }  # fmt: skip
 _LACKS = {  # by the words of libraries that have no error type for it
@@ -96,6 +97,7 @@ def output(path: Path, force: bool, apart_from: Sequence[Path | str] = (), *, fi
     check_parent(path) if file else check(path)
     for other in apart_from:
         _refuse_overlap(path, other)
+    mend(path)
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return path
     ours = _is_ours(path)
@@ -119,11 +121,15 @@ def words(listed: str) -> list[str]:
 
 
 def mark(folder: Path, about: dict[str, Any]) -> None:
-    """Leave in a checkpoint `folder` how it came about, by which `output` knows it again as ours."""
+    """Leave in a checkpoint `folder` what it was made of, by which `output` knows it again as ours.
+
+    A checkpoint is for others too, so it tells neither the call, which may hold local paths, nor the machine.
+    """
     from offsite.record import record
 
     files = sorted(file.name for file in folder.iterdir())
-    text = json.dumps({"made by": "offsite", **about, "files": files, "record": record(0)}, indent=2)
+    told = {name: said for name, said in record(0).items() if name in ("versions", "date")}
+    text = json.dumps({"made by": "offsite", **about, "files": files, "record": told}, indent=2)
     (folder / _MARK).write_text(text + "\n", encoding="utf-8")
 
 
@@ -131,17 +137,18 @@ def mark(folder: Path, about: dict[str, Any]) -> None:
 def leftovers(work: Path, worth: Callable[[Path], bool]) -> Iterator[Path]:
     """The folder `work`, from which an interrupted run goes on, until the block ends well.
 
-    After an error it stays only if it is `worth` it, and not at all if the command itself was at fault.
+    After an error it stays only if it is `worth` it, and not at all if the command itself was at fault. A
+    UserError where another process is in it.
     """
-    new = not work.exists()
-    with parents_of(work.resolve()):
+    with parents_of(work.resolve()), held(work):
+        new = not any(work.iterdir())
         try:
             yield work
         except BaseException as error:
             if new if isinstance(error, UserError) else not worth(work):
-                shutil.rmtree(work, ignore_errors=True)
+                remove(work)
             raise
-    shutil.rmtree(work, ignore_errors=True)
+        remove(work)
 
 
 def _refuse_overlap(path: Path, other: Path | str) -> None:
@@ -180,6 +187,7 @@ def _quieten() -> None:
     """Only our own words reach the screen; the libraries' advice is for their developers."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("DO_NOT_TRACK", "1")  # what other libraries ask
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # threads wait for work, but not for long: docs/LOG.md
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore", category=FutureWarning)
