@@ -163,8 +163,8 @@ class TestFullDisk:
 def check_disks(line, count):
     """Disks that are smaller than the outputs by a random number of pages."""
     chance = random.Random(f"{SEED} {line.events}")
-    pages = sum(1 + -(-path.stat().st_size // 4096) for path in line.kept.rglob("*"))
-    for size in [chance.randint(2, pages) for _ in range(count)]:
+    pages = sum(-(-path.stat().st_size // 4096) for path in line.kept.rglob("*") if path.is_file())
+    for size in [chance.randint(2, pages - 1) for _ in range(count)]:
         line.begin()
         with told(f"{size} pages"), small_disk(line.here) as mount:
             mount(f"{4 * size}k")
