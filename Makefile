@@ -8,16 +8,20 @@ STAMP := $(VENV)/installed
 export GOMP_SPINCOUNT := 2000
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test slow lint benchmarks clean
+.PHONY: demo test slow cov lint benchmarks clean
 
 demo: $(STAMP)
 	$(BIN)/offsite demo $(if $(QUICK),--quick)
 
 test: $(STAMP) lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --cov --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
 
 slow: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long -n auto --maxprocesses 4
 	$(BIN)/python -m pytest -m slow
+
+cov: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --cov --cov-report=term:skip-covered
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

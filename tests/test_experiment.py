@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from offsite import experiment as module
@@ -89,6 +91,33 @@ def test_an_emulator_of_another_model_is_refused(saved, tmp_path):
     _, folder = saved
     with pytest.raises(UserError, match="another model"):
         compare(tiny_model("llama", seed=5), Emulator.load(folder), ASKED, tmp_path / "work")
+
+
+def test_a_tuned_emulator_is_refused(saved, tmp_path):
+    model, folder = saved
+    emulator, quick = (
+        Emulator.load(folder),
+        Experiment(ASKED.tasks, ASKED.train, TuneConfig(steps=1, max_length=32)),
+    )
+    compare(model, emulator, quick, tmp_path / "work")
+    with pytest.raises(UserError, match="not the model's any more"):
+        compare(model, emulator, quick, tmp_path / "other")
+
+
+def test_no_time_counts_twice(saved, tmp_path, monkeypatch):
+    """A stage's seconds are its own: scoring a tuned emulator is not the tuning."""
+    model, folder = saved
+    real = module.tune
+
+    def slow(*args, **options):
+        time.sleep(1.5)
+        return real(*args, **options)
+
+    monkeypatch.setattr(module, "tune", slow)
+    quick = Experiment(ASKED.tasks, ASKED.train, TuneConfig(steps=1, max_length=32), limit=1)
+    seconds = compare(model, Emulator.load(folder), quick, tmp_path / "work")["seconds"]
+    for row in ("fine_tuned", "emulator_tuned"):
+        assert seconds[f"{row}-curve"] >= 1.5 > seconds[row]
 
 
 def test_an_emulator_is_made_only_where_something_lacks(saved, tmp_path, tokenizer):

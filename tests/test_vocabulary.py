@@ -27,7 +27,7 @@ HONEST_PATTERNS = [  # of gpt2, llama 3, qwen 2, o200k, deepseek v3, bloom, t5, 
 ]  # fmt: skip
 ENDLESS_PATTERNS = [
     "(a+)+$", "(a|aa)+$", "(?:a*)*b", "((a+)b?)+c", r"(.*)\1", "(?i:a|b|ab)*c", "(a?){30}", "(?<x>a)\\k<x>",
-    "x" * 6000, "([a-z]+)*!", "(a{2,})*b",
+    "x" * 6000, "[" * 1_000_000, "([a-z]+)*!", "(a{2,})*b",
 ]  # fmt: skip
 HONEST_TEMPLATES = [
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] "

@@ -14,7 +14,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from offsite import bundle
-from offsite.adapter import Adapter, swap
+from offsite.adapter import Adapter, adapter_tensors, swap
 from offsite.data_owner.tune import TuneConfig, tune
 from offsite.emulator import Emulator
 from offsite.errors import UserError
@@ -27,10 +27,16 @@ from offsite.scoring import evaluate
 from offsite.split import Split
 from offsite.tasks import Task
 from offsite.text import Example
-from offsite.training import autocast
+from offsite.training import autocast, bf16_pays
 
 Row = dict[str, dict[str, Any]]
 """Scores of one row by task, as `evaluate.Score` has them."""
+_NO_MATTER = {
+    "_name_or_path",
+    "architectures",
+    "dtype",
+    "transformers_version",
+}  # of a config, to what it computes
 Key = Mapping[str, Any]
 """All that a value hangs on, as JSON; its `stage` says what the value is."""
 
@@ -124,9 +130,14 @@ class Bench:
 
     @functools.cached_property
     def digest(self) -> str:
-        """Stands for the model, its split, its tokenizer and the libraries that run it."""
+        """Stands for the model, its split, its tokenizer, and what runs them: libraries, device, precision."""
         here = origin(self.model, self.split, self.tokenizer)
-        return _digest((here, versions(("offsite", "torch", "transformers"))))
+        about = self.model.config.to_dict()  # the same weights with another rope are another model
+        config = sorted((name, repr(value)) for name, value in about.items() if name not in _NO_MATTER)
+        words = (self.tokenizer.special_tokens_map, self.tokenizer.chat_template)
+        libraries = versions(("offsite", "torch", "transformers", "peft", "lm_eval"))
+        runs = (libraries, self.model.device.type, bf16_pays())
+        return _digest((here, config, words, runs))
 
 
 def compare(model: PreTrainedModel, emulator: Emulator, experiment: Experiment, work: Path) -> dict[str, Any]:
@@ -137,7 +148,12 @@ def compare(model: PreTrainedModel, emulator: Emulator, experiment: Experiment, 
     """
     if emulator.tokenizer is None:
         raise UserError("The emulator came without a tokenizer, so nothing can be tuned or scored with it.")
-    check_parent(emulator, model)
+    if check_parent(emulator, model).start != bundle.digest(adapter_tensors(emulator.model, emulator.split)):
+        raise UserError(
+            "The emulator's adapter layers are not the model's any more; give the emulator as it was before "
+            "tuning, and the model as it was when the emulator was made."
+        )
+    emulator.model.to(model.device)  # type: ignore[arg-type]
     name = {"bundle": emulator.digest or bundle.digest(emulator.model.state_dict())}
     bench = Bench(model, emulator.tokenizer, emulator.split, Cache(work))
     ends = bench.ends(experiment)
@@ -175,6 +191,8 @@ class _Stages:
         return value
 
     def row(self, stage: str, make: Callable[[], Row]) -> Row:
+        if stage in _TRAINED and not self.bench.cache.has(self.key(stage)):
+            _ = self._adapter  # a stage of its own, which is not to be in the time of this one
         row: Row = self.once(self.key(stage), make)
         return row
 
@@ -208,7 +226,8 @@ class _Stages:
         if not self.bench.cache.has(self._curve):  # another experiment, interrupted, forgot it
             self._tune()
         curve = self.once(self._curve, list)
-        remove(self._bundle)
+        for left in (self._bundle, self._work):  # of the latter, what a kill left
+            remove(left)
         stages = [*rows, *sorted(self.seconds.keys() - rows)]  # kept from before or not, in the same order
         return {"rows": dict(rows), "curve": curve, "seconds": {one: self.seconds[one] for one in stages}}
 
@@ -221,24 +240,27 @@ class _Stages:
 
     def _tune(self) -> Adapter:
         tuned: list[Adapter] = []
-        work = self.bench.cache.place(self._curve, "-checkpoints")
 
         def make() -> list[Any]:
             what = "Tuning the emulator" if self.about["emulator"] else "Fine-tuning"
             asked = self.experiment
-            fresh = tune(self.emulator(), asked.train, asked.config, work=work, resume=True, what=what)
+            fresh = tune(self.emulator(), asked.train, asked.config, work=self._work, resume=True, what=what)
             fresh.save(self._bundle)
             tuned.append(fresh)
             return [point._asdict() for point in fresh.curve]
 
         self.bench.cache.forget(self._curve)
         self.once(self._curve, make)
-        remove(work)
+        remove(self._work)
         return tuned[0]
 
     @property
     def _bundle(self) -> Path:
         return self.bench.cache.place(self._curve, "-adapter")
+
+    @property
+    def _work(self) -> Path:
+        return self.bench.cache.place(self._curve, "-checkpoints")
 
     @functools.cached_property
     def _curve(self) -> dict[str, Any]:

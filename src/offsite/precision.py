@@ -18,19 +18,20 @@ def cast_once(model: nn.Module) -> Iterator[None]:
     """Within, frozen float32 linears stand in bfloat16, for passes under autocast to bfloat16.
 
     Autocast itself casts them in every pass, to the same numbers: it remembers a cast only of what is trained.
+    Takes half as much memory again as those linears, within.
     Embeddings, norms and all that is no plain linear stay as they are; a head tied to the embeddings is apart
     from them meanwhile. Afterwards each linear has its own parameter again.
     """
     replaced: list[tuple[nn.Module, str, nn.Parameter]] = []
     casts: dict[int, nn.Parameter] = {}  # shared layers are cast once
-    for module in model.modules():
-        for name, old in list(module._parameters.items()) if type(module) in (nn.Linear, Conv1D) else ():
-            if old is not None and old.dtype == torch.float32 and not old.requires_grad:
-                if id(old) not in casts:
-                    casts[id(old)] = nn.Parameter(old.to(torch.bfloat16), requires_grad=False)
-                replaced.append((module, name, old))
-                module._parameters[name] = casts[id(old)]
     try:
+        for module in model.modules():
+            for name, old in list(module._parameters.items()) if type(module) in (nn.Linear, Conv1D) else ():
+                if old is not None and old.dtype == torch.float32 and not old.requires_grad:
+                    if id(old) not in casts:
+                        casts[id(old)] = nn.Parameter(old.to(torch.bfloat16), requires_grad=False)
+                    replaced.append((module, name, old))
+                    module._parameters[name] = casts[id(old)]
         yield
     finally:
         for module, name, old in replaced:

@@ -69,6 +69,7 @@ class TrainConfig:
                 raise UserError(f"{name} must be above zero, not {getattr(self, name)}.")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed must be from 0 to {2**32 - 1}, not {self.seed}.")
+        check_trackers(self.report_to)
 
 
 class Point(NamedTuple):
@@ -96,9 +97,8 @@ def fit(
 
     `train` and `heldout` are rows with `input_ids`; `work` keeps the checkpoints, which only `resume` reads,
     and only where `mark`, which stands for all that the result hangs on, is the same. The weights with the
-    best held-out loss stay, where `heldout` is not empty. Raises UserError for trackers that are not there.
+    best held-out loss stay, where `heldout` is not empty.
     """
-    check_trackers(config.report_to)
     last = _last_checkpoint(work) if resume and mark_of(work) == mark else None
     if last is None:
         empty(work)

@@ -52,6 +52,16 @@ def test_an_untuned_adapter_has_not_moved(model, tokens):
     found.check(0.0)
 
 
+def test_values_too_large_for_any_product_are_measured_and_refused(model):
+    adapter = changed(model, 0.01)
+    name = next(name for name, tensor in adapter.tensors.items() if tensor.dim() == 2)
+    adapter.tensors[name] = torch.full_like(adapter.tensors[name], 1e38)
+    found = audited(model, adapter)
+    assert found.warnings
+    with pytest.raises(UserError, match=name):
+        found.check(1.0)
+
+
 def test_scaling_the_change_scales_the_shift(model):
     once, twice = (shifts(audited(model, changed(model, amount))) for amount in (0.01, 0.02))
     assert once.keys() == twice.keys() == adapter_tensors(model, SPLIT).keys()

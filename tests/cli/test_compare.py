@@ -96,6 +96,7 @@ WRONG = {
     "compare R -o O --set methods=gradto": "did you mean 'gradot'?",
     "compare R -o O --set bottom=4 --set top=4": "no middle between 4 bottom and 4 top",
     "compare R -o O --set model=nowhere": "'nowhere' is neither a folder",
+    "compare R -o O --cache O": "overlap; name an output apart from it",
     "compare M E -o O": "add, say, --tasks arc_easy",
     "compare M E -o O --dry-run --tasks Q": "--dry-run is for recipes",
     "compare M E -o O --set steps=3 --tasks Q": "--set is for recipes",
@@ -116,6 +117,7 @@ def test_a_tuning_that_runs_away_does_not_cost_what_was_done(study, here):
     assert list((here / ".out.stages").glob("zero_shot-*.json"))
 
 
+@pytest.mark.long
 def test_a_kill_and_then_the_same_table(study, here, undisturbed):
     call = [sys.executable, "-m", "offsite", "compare", str(study), "-o", str(here / "out"), "--json"]
     process = subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -134,6 +136,7 @@ def test_a_kill_and_then_the_same_table(study, here, undisturbed):
     assert sorted(path.name for path in here.iterdir()) == ["out", "thesis"]
 
 
+@pytest.mark.long
 def test_the_papers_table_on_a_tiny_opt(world, here, tokenizer, monkeypatch):
     """Twenty steps of the ready recipe, with local data in place of what needs the network."""
     recipe = Path(__file__).parents[2] / "recipes" / "papers-table1.yaml"

@@ -175,6 +175,7 @@ def send(how, process, here):
 
 
 class TestSignals:
+    @pytest.mark.long
     def test_ctrl_c_and_then_resume(self, world, undisturbed, tmp_path):
         """SIGKILL is sent in tests/killed."""
         here = tmp_path / "here"

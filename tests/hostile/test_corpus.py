@@ -42,6 +42,7 @@ def complaints(told):
         yield f"reached the terminal: {told['err']!r}"
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="a process's peak of memory is read from /proc")
 def test_every_attack_is_refused_in_one_sentence_early_and_leaves_nothing(tmp_path):
     environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": str(tmp_path), "RUST_BACKTRACE": "0"}

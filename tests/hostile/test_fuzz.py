@@ -31,7 +31,7 @@ ODD = [
 ]  # fmt: skip
 MOST_MEGABYTES = 64
 SLOWEST = timedelta(seconds=10)  # a hang, on any machine
-FEW, MANY = 200, 3000
+FEW, MANY = 100, 3000
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a peak of memory is read from /proc")
 
@@ -133,13 +133,13 @@ def fuzz_header(kind, folder, cases):
         (folder / "card.json").write_bytes(card)
 
 
-@pytest.mark.parametrize("cases", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [FEW, pytest.param(MANY, marks=pytest.mark.long)])
 @pytest.mark.parametrize("part", [fuzz_card, fuzz_header])
 def test_an_adapter_altered_at_random(bundles, part, cases):
     part(Adapter, bundles / "lora", cases)
 
 
-@pytest.mark.parametrize("cases", [FEW // 2, pytest.param(MANY * 2 // 3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [FEW // 2, pytest.param(MANY * 2 // 3, marks=pytest.mark.long)])
 @pytest.mark.parametrize("part", [fuzz_card, fuzz_header])
 def test_an_emulator_altered_at_random(bundles, part, cases):
     part(Emulator, bundles / "emulator", cases)

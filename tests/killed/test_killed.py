@@ -31,7 +31,7 @@ LINES = {
     "frontier": "frontier M --tasks Q -o O --train D --steps 2 --limit 2 --text T --blocks 2 --length 16 "
     "--method uniform --keeps 0.25,0.75 --score 1 --min-gap -100",
 }
-QUICK = ("profile, gradot", "profile, scaleot", "tune", "compare", "frontier")  # of them, in `make test`
+QUICK = ("profile, gradot", "compare")  # of them, in `make test`
 RECIPE = {
     "methods": ["uniform", "svd"], "keeps": 0.5, "steps": 2, "limit": 2, "seeds": [0],
 }  # fmt: skip
@@ -93,7 +93,7 @@ def test_killed_again_and_again(undisturbed, name):
     assert check_moments(undisturbed(name), FEW)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", LINES)
 def test_killed_at_many_moments(undisturbed, name):
     line = undisturbed(name)
@@ -129,7 +129,7 @@ class TestTwoAtOnce:
         assert said.endswith("'; wait for it, or name another output.")
         assert tree(line.here) == line.whole
 
-    @pytest.mark.slow
+    @pytest.mark.long
     @pytest.mark.parametrize("name", LINES)
     def test_unplanned_one_of_them_stands(self, undisturbed, forks, name):
         line = undisturbed(name)
@@ -154,7 +154,7 @@ class TestFullDisk:
     def test_one_sentence_nothing_half_written_and_on_once_there_is_room(self, undisturbed, name):
         check_disks(undisturbed(name), 1)
 
-    @pytest.mark.slow
+    @pytest.mark.long
     @pytest.mark.parametrize("name", LINES)
     def test_on_disks_of_more_sizes(self, undisturbed, name):
         check_disks(undisturbed(name), 3)

@@ -40,12 +40,14 @@ def files(path):
     return sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [*SENT, *SHOWN])
 def test_what_is_sent_tells_nothing(story, name):
     for file in files(story.home / name):
         assert told(file.read_bytes()) == set(), file.name
 
 
+@pytest.mark.long
 def test_what_is_printed_for_others_tells_nothing(story):
     shown = {" ".join(each["line"]): each["said"] for each in story.told if each["said"]}
     assert {line.split()[0] for line in shown} == {"inspect", "doctor"}
@@ -53,6 +55,7 @@ def test_what_is_printed_for_others_tells_nothing(story):
         assert told(said.encode()) == set(), line
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", KEPT)
 def test_the_same_search_finds_what_is_in_the_makers_own_records(story, name):
     """How a result came about is told by its call, and that by its paths."""
@@ -64,6 +67,7 @@ def test_the_same_search_finds_what_is_in_the_makers_own_records(story, name):
     )
 
 
+@pytest.mark.long
 def test_everything_that_was_made_is_one_or_the_other(story):
     """A new output is first to be said to be for others or not."""
     known = [story.home / name for name in (*SENT, *SHOWN, *KEPT, *SILENT, *INPUTS)]
@@ -72,6 +76,7 @@ def test_everything_that_was_made_is_one_or_the_other(story):
     assert strays == []
 
 
+@pytest.mark.long
 def test_no_file_that_is_sent_remembers_a_user_or_can_be_run(story):
     """What a copy keeps of a file besides its bytes: who may read it. (Its date is that of its making.)"""
     for name in SENT:

@@ -56,6 +56,7 @@ def test_the_bundle_is_the_same_wherever_its_layers_stood(model, tmp_path, made)
     assert ones == others
 
 
+@pytest.mark.long
 def test_layers_are_numbered_as_they_stand_in_the_emulator(story):
     """In every bundle of the commands: from the first to the last, harmonizers after one of them."""
     for folder in story.emulators:

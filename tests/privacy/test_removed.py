@@ -23,7 +23,8 @@ from offsite.owner.stages import plan
 from offsite.split import Split
 from tests.families import tiny_model
 
-FAMILIES = ["llama", "gpt2", "phi3"]  # plain, transposed, and fused linears
+LONG = [pytest.param(name, marks=pytest.mark.long) for name in ("gpt2", "phi3")]
+FAMILIES = ["llama", *LONG]  # plain, transposed, and fused linears
 SPLIT = Split(2, 2)
 TOKENS = torch.randint(3, 120, (24, 16), generator=torch.Generator().manual_seed(0))
 QUICK = ["steps=2", "batch_size=4", "rank=4", "regressed=16"]

@@ -20,16 +20,19 @@ LOCAL = re.compile(r"AF_UNIX|AF_NETLINK|bind\(.*(127\.0\.0\.1|\"::1\")|sendto\(\
 """Calls that stay in the machine; urllib3, once imported, binds to the loopback to see if there is IPv6."""
 
 
+@pytest.mark.long
 def test_every_command_is_in_the_story(story):
     """A new command is first to be given a line there."""
     ran = {each["line"][0] for each in story.told} | {line[0] for line in demo.story(story.home, quick=True)}
     assert ran == {command.name for command in app.registered_commands}
 
 
+@pytest.mark.long
 def test_no_command_reaches_outwards_or_starts_another_program(story):
     assert {each["line"][0]: each["tried"] for each in story.told if each["tried"]} == {}
 
 
+@pytest.mark.long
 def test_nor_does_the_system_see_any_of_it(story):
     """Whatever the language: strace sees the libraries in C and Rust as well."""
     if story.calls is None:

@@ -71,11 +71,11 @@ def test_a_frontier_comes_with_the_emulator_that_it_chose(house):
 
 
 def test_a_private_page_says_so_at_its_top_and_another_does_not(house):
-    for folder in (house, house / "e-receipt", house / "a-receipt"):
+    for folder in (house, *(house / name for name in ("e-receipt", "a-receipt", "frontier"))):
         text = Page(page(folder)).text
         assert text.count("Keep this page to yourself.") == 1
         assert text.index("Keep this page") < text.index("To repeat it")
-    for name in ("study", "frontier", "comparison"):
+    for name in ("study", "comparison"):
         assert "Keep this page" not in Page(page(house / name)).text
 
 

@@ -51,6 +51,15 @@ def test_errors_are_over_seeds_and_else_over_questions(page):
     assert nll["error_x"]["array"] == pytest.approx([over_seeds, 0.12]), "one seed: its own over questions"
 
 
+def test_a_method_that_fixes_its_own_size_is_drawn_like_the_others(page):
+    study = made_study()
+    for run in study["runs"]:
+        run |= {"keep": None} if run["method"] == "gradot" else {}
+    made = page(study)
+    assert traces(made.json[0])["plugged_in"]["x"] == traces(page(made_study()).json[0])["plugged_in"]["x"]
+    assert "0.69, 0.7" in made.text
+
+
 def test_gain_is_of_the_same_seed(page):
     study = made_study()
     zero, tuned, plugged = (SCORES[row][1] for row in ("zero_shot", "fine_tuned", "plugged_in"))

@@ -112,6 +112,17 @@ def test_killed_amid_a_profile_and_a_distillation(recipe, play, tmp_path, monkey
     assert play(asked, tmp_path / "work")[0] == whole
 
 
+def test_a_distilled_emulator_is_known_again(recipe, tokenizer, tmp_path):
+    """By its digest, which the checkpoints of a tuning that was interrupted go by."""
+    asked = recipe(methods=["uniform~2"])
+    digests = set()
+    for _ in range(2):
+        workshop = Study(asked, tiny_model("llama"), tokenizer, tmp_path / "work").workshop
+        digests.add(workshop.emulator(asked.chains[0], 0.5, 0).digest)
+    assert len(digests) == 1
+    assert "" not in digests
+
+
 def test_a_profile_serves_every_knob_that_is_free(recipe, play, tmp_path):
     asked = recipe(
         methods=["src:beta=0.5", "src:beta=0.8", "src:norm=plain"], seeds=[0], tasks=recipe().tasks[:1]

@@ -50,9 +50,11 @@ class Oddity:
 def leading(matrix: Tensor, count: int = _LEADING) -> Tensor:
     """The largest singular values of `matrix`, by subspace iteration: the first of them to within about 1%."""
     wide = min(count + 8, *matrix.shape)
+    whole = matrix.detach().float().cpu()
+    peak = float(whole.abs().max()) or 1.0  # a stranger's may be so large that products are infinite
     with torch.random.fork_rng(devices=[]):  # it draws at random, and must not disturb what follows
         torch.manual_seed(0)
-        return torch.svd_lowrank(matrix.float().cpu(), q=wide, niter=4)[1][:count]
+        return torch.svd_lowrank(whole / peak, q=wide, niter=4)[1][:count] * peak
 
 
 def odd(emulator: Emulator) -> tuple[Oddity, ...]:

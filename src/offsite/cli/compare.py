@@ -78,7 +78,8 @@ def command(
     given = {name: value for name, value in own.items() if value is not None}
     if emulator is None:
         recipe = _recipe(first, over or [], given)
-        output(out, force, [first, recipe.model, *recipe.tasks, recipe.train or recipe.text, recipe.text])
+        read = [first, recipe.model, *recipe.tasks, recipe.train or recipe.text, recipe.text]
+        output(out, force, [*read, *([cache] if cache else [])])
         work = cache or beside(out, ".stages")
         _plan(recipe, work, json) if dry_run else _study(recipe, out, work, cache is None, json)
         return

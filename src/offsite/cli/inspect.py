@@ -61,11 +61,13 @@ def command(
 
 def _audited(path: Path, data: str) -> dict[str, Any]:
     """What the data owner sees before tuning."""
-    from offsite import audit, tasks
+    from offsite import audit, models, tasks
     from offsite.cli import audits
     from offsite.emulator import Emulator
 
-    found = audit.emulator(Emulator.load(path), tasks.examples(data))
+    opened = Emulator.load(path)
+    opened.model.to(models.device())  # type: ignore[arg-type]
+    found = audit.emulator(opened, tasks.examples(data))
     audits.show_emulator(found)
     return {"audit": audits.as_data(found)}
 
@@ -87,6 +89,7 @@ class _Against(NamedTuple):
         tasks.check_text(self.text)
         model, tokenizer = models.load(self.model)
         tokens = held_out(tasks.texts(self.text), tokenizer, self.length, self.blocks)
+        emulator.model.to(model.device)  # type: ignore[arg-type]
         found = fidelity(emulator, model, tokens)
         return {
             **self._asdict(),

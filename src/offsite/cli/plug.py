@@ -22,6 +22,8 @@ NAME = "plug"
 HELP = """Model owner: put a tuned adapter into the full model; writes a plain transformers checkpoint.
 
 Example: `offsite plug smollm2-135m adapter/ -o tuned-model/`
+
+Another: `offsite plug smollm2-135m adapter/ -o tuned-model/ --trusted-key their.pub --max-shift 0.1`
 """
 
 
@@ -34,14 +36,17 @@ def command(
     ] = None,
     receipts: Annotated[
         list[Path] | None,
-        typer.Option(help="Where receipts of sent emulators are [default: beside the output, and here]."),
+        typer.Option(
+            help="Where receipts of sent emulators are; may be repeated [default: beside the output, and here]."
+        ),
     ] = None,
     max_shift: Annotated[
         float | None,
         typer.Option(min=0.0, help="Refuse an adapter with a tensor that moved by more of its size."),
     ] = None,
     expect: Annotated[
-        list[Path] | None, typer.Option(help="An adapter you tuned: warn of moves above twice its own.")
+        list[Path] | None,
+        typer.Option(help="An adapter you tuned: warn of moves above twice its own; may be repeated."),
     ] = None,
     text: Annotated[
         str | None,
@@ -54,9 +59,12 @@ def command(
     from offsite import audit, checkpoint, models, tasks
     from offsite.adapter import Adapter
     from offsite.cli import audits
+    from offsite.errors import UserError
     from offsite.folders import staged
     from offsite.owner.plug import plug
 
+    if max_shift is not None and not max_shift >= 0:
+        raise UserError(f"--max-shift is a share of a tensor's size, such as 0.1, not {max_shift}.")
     output(out, force, [model, adapter])
     private = output(beside(out, "-receipt"), force, [model, adapter])
     if text:

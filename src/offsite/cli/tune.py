@@ -20,6 +20,8 @@ HELP = """Data owner: tune the adapter through the emulator, on private data tha
 Data: a JSONL, CSV or parquet file of prompt/completion, messages, text or question rows, or a task's name.
 
 Example: `offsite tune emulator/ --data private.jsonl -o adapter/`
+
+Another: `offsite tune emulator/ --data private.jsonl -o adapter/ --trusted-key owner.pub --lora-rank 8`
 """
 
 
@@ -48,7 +50,7 @@ def command(
     json: Json = False,
 ) -> None:
     """Read the data, tune, save the adapter and the data owner's private record."""
-    from offsite import audit, tasks
+    from offsite import audit, models, tasks
     from offsite.cli import audits
     from offsite.data_owner.tune import TuneConfig, tune
     from offsite.emulator import Emulator
@@ -66,6 +68,7 @@ def command(
 
         signing.verify(emulator, trusted_key)
     opened = Emulator.load(emulator)
+    opened.model.to(models.device())  # type: ignore[arg-type]
     examples = tasks.examples(data)
     found = audit.emulator(opened, examples, max_length=max_length, seed=seed)
     audits.show_emulator(found)

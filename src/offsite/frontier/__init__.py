@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from offsite.bundle import digest, tokenizer_digest
+from offsite.bundle import digest
 from offsite.emulator import Emulator
 from offsite.experiment import Bench, Cache, Experiment
 from offsite.frontier import choose
@@ -143,8 +143,8 @@ def explore(
     again with the same, it goes on from there.
     """
     wish = wish or Wish()
-    known, same = _estimated(model, tokenizer, candidates, tokens, Cache(work))
-    benches = {each.split: Bench(model, tokenizer, each.split, Cache(work)) for each, _ in known}
+    benches = {each.split: Bench(model, tokenizer, each.split, Cache(work)) for each in candidates}
+    known, same = _estimated(benches, candidates, tokens)
     ends = benches[known[0][0].split].ends(experiment)["rows"]
     points = [point for _, point in known]
 
@@ -175,27 +175,25 @@ def _scored(points: list[Point], score: Callable[[int], None], most: int, wish: 
 
 
 def _estimated(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    candidates: Sequence[Candidate],
-    tokens: Tensor,
-    cache: Cache,
+    benches: Mapping[Split, Bench], candidates: Sequence[Candidate], tokens: Tensor
 ) -> tuple[list[tuple[Candidate, Point]], int]:
     """Each different emulator with its estimates, by the first candidate that makes it; how many others do."""
-    text = [digest({"tokens": tokens}), tokenizer_digest(tokenizer)]
+    text = digest({"tokens": tokens})
     known: dict[tuple[str, Split], tuple[Candidate, Point]] = {}
     for candidate in candidates:
+        bench = benches[candidate.split]
 
-        def make(candidate: Candidate = candidate) -> dict[str, Any]:
-            emulator, _ = candidate.make(model, tokenizer)
-            found = fidelity(emulator, model, tokens)
+        def make(candidate: Candidate = candidate, bench: Bench = bench) -> dict[str, Any]:
+            emulator, _ = candidate.make(bench.model, bench.tokenizer)
+            found = fidelity(emulator, bench.model, tokens)
             return {
                 "digest": digest(emulator.model.state_dict()),
-                "stored": keep_of(emulator, model),
+                "stored": keep_of(emulator, bench.model),
                 "estimate": {name: getattr(found, name) for name in ESTIMATES},
             }
 
-        told = cache.once({"stage": "estimate", "text": text, **candidate.key()}, make)
+        key = {"stage": "estimate", "model": bench.digest, "text": text, **candidate.key()}
+        told = bench.cache.once(key, make)
         point = Point(candidate.settings, told["stored"], told["estimate"], told["digest"])
         known.setdefault((point.digest, candidate.split), (candidate, point))
     return list(known.values()), len(candidates) - len(known)

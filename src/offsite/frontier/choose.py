@@ -2,7 +2,8 @@
 
 An estimate is used only where it predicts: over four points or more, its rank correlation with how far plugged
 in lowers the answer nll has the right sign and is NEEDED at the least. That is 0.8, and more over few points,
-so that it would come by chance in one of twenty times at the most (critical values of Spearman, one-sided).
+so that it would come by chance in one of twenty times at the most (critical values of Spearman, one-sided; of
+one estimate by itself: that the best of several gets there by chance is likelier).
 """
 
 from __future__ import annotations

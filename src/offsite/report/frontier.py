@@ -99,6 +99,7 @@ def frontier(data: Mapping[str, Any]) -> Part:
         facts=_facts(found),
         chapters=[*_fronts(found), *_estimates(found), *_truth(found), _table(found)],
         block=record_block(found.model_dump(), found.tuning) if found.call else "",
+        private="How emulators of the model were made, and how true they are, is its owner’s to know.",
     )
     return story.part(f"Frontier: {found.model or found.method or 'emulators'}")
 

@@ -94,7 +94,7 @@ class Group:
     """The runs of one method and budget on one task."""
 
     method: str
-    keep: float
+    keep: float | None  # None: the method's knobs alone say how much stays
     runs: tuple[Run, ...]
     gain: Estimate | None
     """How much of fine-tuning's fall of the nll plugged in reaches, by seed and then the mean."""
@@ -102,7 +102,12 @@ class Group:
     @property
     def stored(self) -> float:
         """What was stored of the middle, on average."""
-        return mean(self.keep if run.stored is None else run.stored for run in self.runs)
+        stored = [run.keep if run.stored is None else run.stored for run in self.runs]
+        return mean(share for share in stored if share is not None)
+
+    @property
+    def budget(self) -> float:
+        return self.stored if self.keep is None else self.keep
 
     @property
     def seeds(self) -> int:
@@ -143,14 +148,14 @@ _NOTE = (
 
 def _groups(found: Study, task: str) -> list[Group]:
     """By budget, then by gain, the best first."""
-    apart: dict[tuple[str, float], list[Run]] = {}
+    apart: dict[tuple[str, float | None], list[Run]] = {}
     for run in found.runs:
-        if run.task == task and run.method and run.keep is not None:
+        if run.task == task and run.method and (run.keep, run.stored) != (None, None):
             apart.setdefault((run.method, run.keep), []).append(run)
     groups = [
         Group(method, keep, tuple(runs), _gain(found, task, runs)) for (method, keep), runs in apart.items()
     ]
-    return sorted(groups, key=lambda g: (-g.keep, -(g.gain.value if g.gain else -math.inf), g.method))
+    return sorted(groups, key=lambda g: (-g.budget, -(g.gain.value if g.gain else -math.inf), g.method))
 
 
 def _gain(found: Study, task: str, runs: Sequence[Run]) -> Estimate | None:
@@ -204,7 +209,7 @@ def _lead(found: Study) -> str:
 
 
 def _facts(found: Study, groups: Mapping[str, Sequence[Group]]) -> dict[str, str]:
-    keeps = sorted({group.keep for each in groups.values() for group in each})
+    keeps = sorted({round(group.budget, 3) for each in groups.values() for group in each})
     methods = dict.fromkeys(group.method for each in groups.values() for group in each)
     few = len(methods) <= 4
     facts = {

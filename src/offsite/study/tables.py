@@ -83,7 +83,7 @@ class Table:
 
 
 def tabulate(results: Mapping[str, Any]) -> Table:
-    """The table of a study's results (`run`'s): means over the seeds, the methods in the recipe's order."""
+    """The table of a study's results (`run`'s): means over the seeds, the lines in the order of its cells."""
     runs = results["runs"]
     of = list(dict.fromkeys(run["task"] for run in runs))
     scored = {run["task"]: next(run[row] for row in _NAMES if row in run)["acc"] is not None for run in runs}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from offsite.decoder import longest
 from offsite.emulator import Emulator
 from offsite.errors import UserError
 from offsite.experiment import Bench
+from offsite.folders import remove
 from offsite.owner.build import build
 from offsite.owner.distill import DistillConfig, distill
 from offsite.owner.learn import learn
@@ -67,7 +67,7 @@ class Workshop:
         if not len(profile.findings):
             return profile
         profile.save(saved, text=self.text)
-        shutil.rmtree(work, ignore_errors=True)
+        remove(work)
         return Profile.load(saved)
 
     def _distill(self, emulator: Emulator, steps: int, name: dict[str, Any]) -> None:
@@ -81,8 +81,10 @@ class Workshop:
             tokens = blocks(self._texts, here.tokenizer, config.length, None)[:count]
             distill(emulator, here.model, tokens, config, work=work, resume=True)
             emulator.save(saved)
-            shutil.rmtree(work, ignore_errors=True)
-        emulator.model = Emulator.load(saved).model.to(here.model.device)  # type: ignore[arg-type]
+            remove(work)
+        kept = Emulator.load(saved)
+        emulator.model = kept.model.to(here.model.device)  # type: ignore[arg-type]
+        emulator.digest = kept.digest  # by which an interrupted tuning knows it again
 
     @property
     def _home(self) -> Path:
