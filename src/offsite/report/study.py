@@ -101,12 +101,13 @@ class Group:
 
     @property
     def stored(self) -> float:
-        """What was stored of the middle, on average."""
+        """Of the middle, on average."""
         stored = [run.keep if run.stored is None else run.stored for run in self.runs]
         return mean(share for share in stored if share is not None)
 
     @property
     def budget(self) -> float:
+        """What was asked for, or else stored."""
         return self.stored if self.keep is None else self.keep
 
     @property
