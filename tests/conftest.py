@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import threading
+from contextlib import contextmanager
 
 if threading.current_thread() is threading.main_thread():
     # A run started in the background ignores Ctrl-C, and its children would inherit that.
@@ -23,6 +24,7 @@ import transformers
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
+from offsite import experiment
 from tests.families import FAMILIES, tiny_model, tiny_tokenizer
 
 
@@ -51,6 +53,29 @@ def _nothing_old_is_collected():
         gc.collect()
         gc.freeze()
         _frozen = len(sys.modules)
+
+
+@pytest.fixture
+def interrupted_at(monkeypatch):
+    """`with interrupted_at(n)`: Ctrl-C comes as the n-th stage of an experiment is written."""
+
+    @contextmanager
+    def within(stage):
+        real, count = experiment.write_text, 0
+
+        def killed(path, text):
+            nonlocal count
+            count += 1
+            if count == stage:
+                raise KeyboardInterrupt
+            real(path, text)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(experiment, "write_text", killed)
+            with pytest.raises(KeyboardInterrupt):
+                yield
+
+    return within
 
 
 @pytest.fixture(params=sorted(FAMILIES))

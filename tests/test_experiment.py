@@ -55,25 +55,14 @@ def test_five_rows_and_the_model_as_it_was(saved, tmp_path):
 
 
 @pytest.mark.parametrize(("stage", "rank"), [(2, None), (4, 2), (5, None), (7, 2)])
-def test_interrupted_at_any_stage_and_run_again_it_ends_the_same(saved, tmp_path, monkeypatch, stage, rank):
+def test_interrupted_at_any_stage_and_run_again_it_ends_the_same(saved, tmp_path, interrupted_at, stage, rank):
     model, folder = saved
     asked = Experiment(
         ASKED.tasks, ASKED.train, TuneConfig(**{**vars(ASKED.config), "steps": 4, "lora_rank": rank})
     )
     whole = rows(compare(model, Emulator.load(folder), asked, tmp_path / "undisturbed"))
-    real, count = module.write_text, 0
-
-    def killed(path, text):
-        nonlocal count
-        count += 1
-        if count == stage:
-            raise KeyboardInterrupt
-        real(path, text)
-
-    monkeypatch.setattr(module, "write_text", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_at(stage):
         compare(model, Emulator.load(folder), asked, tmp_path / "work")
-    monkeypatch.undo()
     assert rows(compare(model, Emulator.load(folder), asked, tmp_path / "work")) == whole
 
 

@@ -66,21 +66,10 @@ def test_another_limit_tunes_again_to_the_same_adapter(recipe, play, tmp_path):
 
 
 @pytest.mark.parametrize("stage", [2, 5, 9, 13])
-def test_killed_at_a_stage_and_run_again_it_ends_the_same(recipe, play, tmp_path, monkeypatch, whole, stage):
+def test_killed_at_a_stage_and_run_again_it_ends_the_same(recipe, play, tmp_path, interrupted_at, whole, stage):
     asked = recipe(seeds=[0], tasks=recipe().tasks[:1], methods=["uniform~2", "src:beta=0.5"])
-    real, count = experiment.write_text, 0
-
-    def killed(path, text):
-        nonlocal count
-        count += 1
-        if count == stage:
-            raise KeyboardInterrupt
-        real(path, text)
-
-    monkeypatch.setattr(experiment, "write_text", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_at(stage):
         play(asked, tmp_path / "work")
-    monkeypatch.undo()
     assert play(asked, tmp_path / "work")[0] == whole
 
 

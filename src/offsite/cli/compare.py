@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from offsite.cli.shell import Force, Json, Rank, beside, console, emit, leftovers, output, words
+from offsite.cli.shell import (
+    Force,
+    Json,
+    Limit,
+    Rank,
+    Train,
+    beside,
+    console,
+    emit,
+    leftovers,
+    output,
+    words,
+)
 from offsite.cli.tables import duration, plan_table, rows_tables, study_table
 from offsite.errors import UserError
 from offsite.folders import held, parents_of, remove
@@ -33,42 +45,39 @@ Example: `offsite compare smollm2-135m emulator/ --tasks arc_easy --limit 200 -o
 Another: `offsite compare recipes/smollm2.yaml -o study/ --dry-run`
 """
 
+First = Annotated[
+    str, typer.Argument(metavar="MODEL|RECIPE", help="A folder, named model or hub id; or a recipe (.yaml).")
+]
+Made = Annotated[Path | None, typer.Argument(help="An emulator bundle made from MODEL; none beside a recipe.")]
+Tasks = Annotated[str | None, typer.Option("--tasks", help="Names or files of questions, by commas.")]
+Steps = Annotated[int | None, typer.Option(help="Optimizer steps of each tuning, at the most [default: 150].")]
+Rate = Annotated[float | None, typer.Option(help="Peak learning rate of both tunings [default: 0.0002].")]
+Chance = Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Of everything random [default: 0].")]
+Over = Annotated[
+    list[str] | None, typer.Option("--set", help="A value of the recipe, as steps=20 or seeds=[0,1].")
+]
+Stages = Annotated[
+    Path | None, typer.Option(help="Keep a recipe's finished stages here, for other recipes too.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print a recipe's plan, time and memory; write nothing.")
+]
+
 
 def command(
-    first: Annotated[
-        str,
-        typer.Argument(metavar="MODEL|RECIPE", help="A folder, named model or hub id; or a recipe (.yaml)."),
-    ],
+    first: First,
     out: Annotated[Path, typer.Option("-o", "--output", help="Where results, tables and report go.")],
-    emulator: Annotated[
-        Path | None, typer.Argument(help="An emulator bundle made from MODEL; none beside a recipe.")
-    ] = None,
-    task_names: Annotated[
-        str | None, typer.Option("--tasks", help="Names or files of questions, by commas.")
-    ] = None,
-    train: Annotated[str | None, typer.Option(help="A data file or task [default: the first task].")] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Ask only the first so many questions of each task.")
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Optimizer steps of each tuning, at the most [default: 150].")
-    ] = None,
-    lr: Annotated[
-        float | None, typer.Option(help="Peak learning rate of both tunings [default: 0.0002].")
-    ] = None,
+    emulator: Made = None,
+    task_names: Tasks = None,
+    train: Train = None,
+    limit: Limit = None,
+    steps: Steps = None,
+    lr: Rate = None,
     lora_rank: Rank = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, max=2**32 - 1, help="Of everything random [default: 0].")
-    ] = None,
-    over: Annotated[
-        list[str] | None, typer.Option("--set", help="A value of the recipe, as steps=20 or seeds=[0,1].")
-    ] = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="Keep a recipe's finished stages here, for other recipes too.")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print a recipe's plan, time and memory; write nothing.")
-    ] = False,
+    seed: Chance = None,
+    over: Over = None,
+    cache: Stages = None,
+    dry_run: DryRun = False,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -90,14 +99,11 @@ def command(
         raise UserError("To compare a model and its emulator takes tasks; add, say, --tasks arc_easy.")
     from offsite.data_owner.tune import TuneConfig
 
-    chosen = {
-        name: value for name, value in (("steps", steps), ("lr", lr), ("seed", seed)) if value is not None
-    }
+    chosen = {name: given[name] for name in ("steps", "lr", "seed") if name in given}
     config = TuneConfig(**chosen, lora_rank=lora_rank)  # type: ignore[arg-type]
-    output(out, force, [first, emulator, *words(task_names), *([train] if train else [])])
-    _pair(
-        first, emulator, _experiment(task_names, train, config, limit), train or words(task_names)[0], out, json
-    )
+    data = train or words(task_names)[0]
+    output(out, force, [first, emulator, *words(task_names), data])
+    _pair(first, emulator, _experiment(task_names, data, config, limit), data, out, json)
 
 
 # --- one emulator -----------------------------------------------------------------------------------------
@@ -126,12 +132,12 @@ def _pair(model: str, emulator: Path, experiment: Experiment, train: str, out: P
     emit(results, json, show)
 
 
-def _experiment(task_names: str, train: str | None, config: TuneConfig, limit: int | None) -> Experiment:
+def _experiment(task_names: str, train: str, config: TuneConfig, limit: int | None) -> Experiment:
     from offsite import tasks
     from offsite.experiment import Experiment
 
     asked = [tasks.load(word, "test") for word in words(task_names)]
-    return Experiment(asked, tasks.examples(train or words(task_names)[0]), config, limit)
+    return Experiment(asked, tasks.examples(train), config, limit)
 
 
 # --- a recipe ---------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from offsite.cli.profile import DEFAULT, METHODS, Knobs, Text, learn, worth
+from offsite.cli.profile import DEFAULT, Knobs, Methods, Profiles, Text, learn, worth
 from offsite.cli.shell import Force, Json, Seed, beside, console, emit, leftovers, output
 
 if TYPE_CHECKING:
@@ -32,13 +32,6 @@ Another: `offsite compress smollm2-135m -o emulator/ --profile scaleot-profile/ 
 """
 
 
-Profiles = Annotated[
-    list[Path] | None, typer.Option("--profile", help="Plan from this, made by `offsite profile`.")
-]
-Methods = Annotated[
-    str | None,
-    typer.Option(help=f"{METHODS}, or several, as scaleot+gradot [default: the profiles', or {DEFAULT}]."),
-]
 Keep = Annotated[
     float, typer.Option(help="Share of the middle's parameters to store, 0 to 1; src and --alpha go without.")
 ]

@@ -11,8 +11,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from offsite.cli.profile import METHODS, Knobs, Text, learn, worth
-from offsite.cli.shell import Force, Json, Limit, Rank, Seed, beside, console, emit, leftovers, output, words
+from offsite.cli.profile import Knobs, Methods, Profiles, Text, learn, worth
+from offsite.cli.shell import (
+    Force,
+    Json,
+    Limit,
+    Rank,
+    Seed,
+    Train,
+    beside,
+    console,
+    emit,
+    leftovers,
+    output,
+    words,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,10 +50,6 @@ Example: `offsite frontier smollm2-135m --profile profile/ --tasks arc_easy --mi
 Another: `offsite frontier smollm2-135m --method scaleot --alphas 0.25,0.5 --betas 0.6,1 --tasks arc_easy -o f/`
 """
 
-Methods = Annotated[
-    str | None,
-    typer.Option(help=f"{METHODS}, or several, as scaleot+gradot [default: the profiles', or gradot]."),
-]
 Listed = Annotated[str | None, typer.Option(help="By commas, as 0.6,0.7; the method says which are usual.")]
 Vary = Annotated[
     list[str] | None,
@@ -50,6 +59,8 @@ Splits = Annotated[
     str | None,
     typer.Option(help="Bottom and top adapter layers, as 2+2,1+3; each but a profile's own is profiled anew."),
 ]
+Blocks = Annotated[int, typer.Option(min=1, help="Blocks from the text's end to estimate on.")]
+Length = Annotated[int, typer.Option(min=2, help="Tokens of such a block.")]
 Most = Annotated[int, typer.Option("--score", min=1, help="How many emulators get the five rows, at the most.")]
 Gap = Annotated[
     float | None, typer.Option(help="Wish: accuracy points that the emulator tuned lies below plugged in.")
@@ -63,9 +74,7 @@ def command(
     model: Annotated[str, typer.Argument(help="A folder, a named model or a hub id.")],
     task_names: Annotated[str, typer.Option("--tasks", help="Names or files of questions, by commas.")],
     out: Annotated[Path, typer.Option("-o", "--output", help="Where results, report and emulator go.")],
-    profiles: Annotated[
-        list[Path] | None, typer.Option("--profile", help="Plan from this, made by `offsite profile`.")
-    ] = None,
+    profiles: Profiles = None,
     method: Methods = None,
     keeps: Listed = None,
     alphas: Listed = None,
@@ -77,9 +86,9 @@ def command(
     max_loss: Loss = None,
     most: Most = 6,
     text: Text = "wikipedia",
-    blocks: Annotated[int, typer.Option(min=1, help="Blocks from the text's end to estimate on.")] = 16,
-    length: Annotated[int, typer.Option(min=2, help="Tokens of such a block.")] = 128,
-    train: Annotated[str | None, typer.Option(help="A data file or task [default: the first task].")] = None,
+    blocks: Blocks = 16,
+    length: Length = 128,
+    train: Train = None,
     limit: Limit = None,
     steps: Annotated[int, typer.Option(help="Optimizer steps of each tuning, at the most.")] = 150,
     lr: Annotated[float, typer.Option(help="Peak learning rate of each tuning.")] = 2e-4,

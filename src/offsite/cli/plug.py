@@ -26,32 +26,37 @@ Example: `offsite plug smollm2-135m adapter/ -o tuned-model/`
 Another: `offsite plug smollm2-135m adapter/ -o tuned-model/ --trusted-key their.pub --max-shift 0.1`
 """
 
+TrustedKey = Annotated[
+    Path | None, typer.Option(help="Refuse an adapter that this public key's holder did not sign.")
+]
+Receipts = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Where receipts of sent emulators are; may be repeated [default: beside the output, and here]."
+    ),
+]
+MaxShift = Annotated[
+    float | None, typer.Option(min=0.0, help="Refuse an adapter with a tensor that moved by more of its size.")
+]
+Expect = Annotated[
+    list[Path] | None,
+    typer.Option(help="An adapter you tuned: warn of moves above twice its own; may be repeated."),
+]
+PublicText = Annotated[
+    str | None,
+    typer.Option(help="Public text to take the loss on [default: wikipedia, if it is in the cache]."),
+]
+
 
 def command(
     model: Annotated[str, typer.Argument(help="The model that the emulator was made from.")],
     adapter: Annotated[Path, typer.Argument(help="The adapter bundle that came back.")],
     out: Annotated[Path, typer.Option("-o", "--output", help="The checkpoint to write.")],
-    trusted_key: Annotated[
-        Path | None, typer.Option(help="Refuse an adapter that this public key's holder did not sign.")
-    ] = None,
-    receipts: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Where receipts of sent emulators are; may be repeated [default: beside the output, and here]."
-        ),
-    ] = None,
-    max_shift: Annotated[
-        float | None,
-        typer.Option(min=0.0, help="Refuse an adapter with a tensor that moved by more of its size."),
-    ] = None,
-    expect: Annotated[
-        list[Path] | None,
-        typer.Option(help="An adapter you tuned: warn of moves above twice its own; may be repeated."),
-    ] = None,
-    text: Annotated[
-        str | None,
-        typer.Option(help="Public text to take the loss on [default: wikipedia, if it is in the cache]."),
-    ] = None,
+    trusted_key: TrustedKey = None,
+    receipts: Receipts = None,
+    max_shift: MaxShift = None,
+    expect: Expect = None,
+    text: PublicText = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -93,20 +98,12 @@ def command(
             "tuned on; --receipts names their folder.",
             err=True,
         )
-    emit(
-        {
-            "model": str(out),
-            "receipt": str(private),
-            "adapter": tuned.digest,
-            "vouched": known,
-            "audit": audits.as_data(found),
-        },
-        json,
-        lambda: typer.echo(
-            f"Tuned model in {out}: a plain transformers checkpoint.\n"
-            f"Receipt in {private}: how far each tensor moved. Keep it to yourself."
-        ),
+    data = {"model": str(out), "receipt": str(private), "adapter": tuned.digest}
+    said = (
+        f"Tuned model in {out}: a plain transformers checkpoint.\n"
+        f"Receipt in {private}: how far each tensor moved. Keep it to yourself."
     )
+    emit(data | {"vouched": known, "audit": audits.as_data(found)}, json, lambda: typer.echo(said))
 
 
 def _public(text: str | None, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Tensor | None:
@@ -128,7 +125,11 @@ def _record(folder: Path, tuned: Adapter, audit: dict[str, Any]) -> None:
 
 
 def _vouched(tuned: Adapter, receipts: list[Path] | None, usual: list[Path]) -> bool:
-    """Whether a receipt names the emulator; not beside the adapter, for its sender could have put one there."""
+    """Whether a receipt names the emulator.
+
+    What lies beside the adapter is not looked at, unless the output lies there too: its sender could have put a
+    receipt there. `receipts` that the owner names are the safe way.
+    """
     from offsite.errors import UserError
     from offsite.owner.receipt import vouched
 

@@ -26,6 +26,13 @@ Another: `offsite profile smollm2-135m --method scaleot --steps 300 -o scaleot-p
 
 METHODS, DEFAULT = "gradot, scaleot, src, uniform, crash or svd", "gradot"
 """What owner.methods has, which is too much to import for a --help; tests hold the two together."""
+Profiles = Annotated[
+    list[Path] | None, typer.Option("--profile", help="Plan from this, made by `offsite profile`.")
+]
+Methods = Annotated[
+    str | None,
+    typer.Option(help=f"{METHODS}, or several, as scaleot+gradot [default: the profiles', or {DEFAULT}]."),
+]
 Knobs = Annotated[list[str] | None, typer.Option("--set", help="A knob of the method, as gradot's form=paper.")]
 Text = Annotated[str, typer.Option(help="Public text: wikipedia, wikitext2 or a file.")]
 

@@ -29,6 +29,7 @@ Seed = Annotated[
 Rank = Annotated[
     int | None, typer.Option("--lora-rank", min=1, max=4096, help="Train a LoRA; default: whole layers.")
 ]
+Train = Annotated[str | None, typer.Option(help="A data file or task [default: the first task].")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Ask only the first so many questions of each task.")]
 
 _MARK = "offsite.json"
