@@ -1,10 +1,11 @@
 """Time the scorer of `offsite.evaluate` against lm-evaluation-harness's own class, on the same answers.
 
-    python benchmarks/scorer.py [--tasks arc_easy ...] [--questions 100] [--rounds 3] [--clock wall]
+    python benchmarks/scorer.py [--tasks arc_easy ...] [--questions 100] [--rounds 3] [--clock wall] [--bf16]
 
 Runs A B A B ... on SmolLM2-135M in float32, the harness with the batch size that is fastest for it on a first
-part of the questions; prints every time, the median ratio and the largest difference of a log-likelihood. Use
-a quiet machine; `--clock cpu` counts processor seconds, which other work on the machine disturbs less.
+part of the questions; prints every time, the median ratio and the largest difference of a log-likelihood. With
+`--bf16` both run under the autocast that offsite scores under where the processor has bfloat16. Use a quiet
+machine; `--clock cpu` counts processor seconds, which other work on the machine disturbs less.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import logging
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
-from offsite import models, tasks
+from offsite import models, tasks, training
 from offsite.scoring.harness import HFLM, Scorer
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -74,6 +76,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8, 16, 32], help="the harness's own")
+    parser.add_argument("--bf16", action="store_true", help="score under autocast, on both sides")
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="wall or processor seconds")
     asked = parser.parse_args()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
@@ -83,8 +86,9 @@ def main() -> None:
         HFLM(pretrained=model, tokenizer=ours.tokenizer, backend="causal", batch_size=size)
         for size in asked.batch_sizes
     ]
-    for name in asked.tasks:
-        compare(name, ours, theirs, asked)
+    with training.autocast(model) if asked.bf16 else nullcontext():
+        for name in asked.tasks:
+            compare(name, ours, theirs, asked)
 
 
 if __name__ == "__main__":

@@ -95,37 +95,56 @@ def test_likelihoods_are_the_harness_s_own_on_every_task_s_shape(model, tokenize
     assert_same(ours, harness_says(model, tokenizer, pairs))
 
 
-@pytest.mark.parametrize(
-    "small", ["_POOL_TOKENS", "_PROMPT_TOKENS", "_WASTED_TOKENS", "_CACHED_TOKENS", "_LOGITS"]
-)
+@pytest.mark.parametrize("small", ["_BATCH_TOKENS", "_WASTED_TOKENS", "_LOGITS"])
 def test_likelihoods_do_not_depend_on_batches(family, small, monkeypatch):
     model = tiny_model(family)
     pairs, passes, done = random_pairs(model), [], []
     model.register_forward_hook(lambda *_: passes.append(1))
     whole = answer_likelihoods(model, pairs, lambda *_: None)
     fewest = len(passes)
-    monkeypatch.setattr(scorer, small, 0)
+    monkeypatch.setattr(scorer, small, 0 if small != "_WASTED_TOKENS" else -1)
     assert_same(answer_likelihoods(model, pairs, lambda n, _: done.append(n)), whole)
     assert sum(done) == len(pairs)
     assert len(passes) > 2 * fewest
 
 
+@pytest.mark.parametrize("longest", [0, 10, 20])
+def test_likelihoods_do_not_depend_on_how_many_answers_share_a_row(llama, longest, monkeypatch):
+    pairs, read = random_pairs(llama), []
+    llama.register_forward_pre_hook(
+        lambda _, __, inputs: read.append(inputs["input_ids"].numel()), with_kwargs=True
+    )
+    whole, shared = answer_likelihoods(llama, pairs, lambda *_: None), sum(read)
+    read.clear()
+    monkeypatch.setattr(scorer, "_ROW_TOKENS", longest)
+    assert_same(answer_likelihoods(llama, pairs, lambda *_: None), whole)
+    assert sum(read) > shared
+
+
+@pytest.mark.parametrize("wrong", ["mask", "places"])
+def test_a_model_that_does_not_heed_what_it_is_shown_is_found_out(llama, tokenizer, monkeypatch, wrong):
+    """Its own masks or positions, in place of those given: answers would see each other, and shift."""
+    real = llama.forward
+
+    def forward(input_ids, use_cache=None, attention_mask=None, position_ids=None, logits_to_keep=0):
+        given = {"attention_mask": attention_mask, "position_ids": position_ids}
+        given["attention_mask" if wrong == "mask" else "position_ids"] = None
+        return real(input_ids=input_ids, use_cache=use_cache, logits_to_keep=logits_to_keep, **given)
+
+    monkeypatch.setattr(llama, "forward", forward)
+    monkeypatch.setattr(scorer, "_shared", {})
+    pairs = random_pairs(tiny_model("llama"))
+    assert_same(answer_likelihoods(llama, pairs, lambda *_: None), harness_says(llama, tokenizer, pairs))
+    assert scorer._shared == {(llama.config.to_json_string(), torch.float32): False}
+
+
 def test_a_model_that_cannot_restrict_its_head(llama, tokenizer, monkeypatch):
     pairs, real = random_pairs(llama), llama.forward
     monkeypatch.setattr(
-        llama, "forward", lambda input_ids, past_key_values=None, use_cache=None, attention_mask=None,
-        position_ids=None: real(
-            input_ids=input_ids, past_key_values=past_key_values, use_cache=use_cache,
-            attention_mask=attention_mask, position_ids=position_ids,
+        llama, "forward", lambda input_ids, use_cache=None, attention_mask=None, position_ids=None: real(
+            input_ids=input_ids, use_cache=use_cache, attention_mask=attention_mask, position_ids=position_ids,
         )
     )  # fmt: skip
-    assert_same(answer_likelihoods(llama, pairs, lambda *_: None), harness_says(llama, tokenizer, pairs))
-
-
-def test_a_cache_that_cannot_be_shared_out(llama, tokenizer, monkeypatch):
-    monkeypatch.setattr(scorer, "DynamicLayer", type("Another", (), {}))
-    monkeypatch.setattr(scorer, "_rows_of", None)  # would fail if it were tried
-    pairs = random_pairs(llama)
     assert_same(answer_likelihoods(llama, pairs, lambda *_: None), harness_says(llama, tokenizer, pairs))
 
 

@@ -1,26 +1,25 @@
 """The log-likelihood of answers, without the work that cancels out.
 
-A prompt runs through the model once, however many answers follow it: what they share stays in the key-value
-cache. Its last position gives each answer's first token; the head, often the costliest matrix, is computed
-only where answers stand.
+A prompt and all its answers run through the model as one row: each answer sees the prompt and itself, and its
+tokens stand at the positions they would have behind the prompt alone. The prompt's last position gives every
+answer's first token; the head, often the costliest matrix, is computed only from there on.
 
-Prompts of a batch are padded on the left, as for generation, so that answers of all of them follow together;
-answers on the right, where causal attention cannot look. Both are sorted by length and cut where padding
-would cost more than another pass.
+Rows are padded on the right, where causal attention cannot look, sorted by length, and cut into batches where
+padding would cost more than another pass. Models that cannot be shown such rows (ALiBi, windows shorter than
+the row) read each answer after a prompt of its own.
 """
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from itertools import accumulate
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
 from offsite.decoder import base_of
 from offsite.progress import Advance
@@ -28,11 +27,12 @@ from offsite.progress import Advance
 _T = TypeVar("_T")
 Tokens = Sequence[int]
 
-_POOL_TOKENS = 4096  # of prompts in the cache at once, among whose answers those of like length are found
-_PROMPT_TOKENS = 1024  # in a batch of prompts
-_WASTED_TOKENS = 24  # of padding in a batch: about what starting another one costs
-_CACHED_TOKENS = 8192  # in the cache of a batch of answers, copied for each of them
-_LOGITS = 2**26  # numbers in a batch of answers' logits: 256 MB in float32
+_BATCH_TOKENS = 1024
+_ROW_TOKENS = 2048  # beyond, a prompt's answers go into several rows: the mask grows with the square
+_WASTED_TOKENS = 64  # of padding in a batch: about what starting another one costs
+_LOGITS = 2**26  # numbers in a batch's logits: 256 MB in float32
+_WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")  # in configs
+_shared: dict[tuple[str, torch.dtype], bool] = {}  # whether models of such a config read shared rows
 
 
 class Likelihood(NamedTuple):
@@ -43,19 +43,29 @@ class Likelihood(NamedTuple):
 
 
 class _Row(NamedTuple):
-    """An answer on its way through the model."""
+    """A prompt with answers behind it, each without its last token, which nothing follows."""
 
-    place: int  # in the caller's order
     prompt: Tokens
-    answer: Tokens
+    answers: Sequence[Tokens]
+    places: Sequence[int]
+    """Of the answers in the caller's order."""
 
+    @property
+    def starts(self) -> list[int]:
+        """The column of each answer's first token, and of what follows the last answer."""
+        return list(accumulate((len(answer) - 1 for answer in self.answers), initial=len(self.prompt)))
 
-class _Read(NamedTuple):
-    """A batch of prompts that the model has read."""
+    @property
+    def length(self) -> int:
+        return self.starts[-1]
 
-    cache: Cache
-    mask: Tensor  # (prompts, tokens): 0 where padding stands, on the left
-    logits: Tensor  # (prompts, vocabulary): of what follows each
+    @property
+    def sources(self) -> list[int]:
+        """The columns that foretell the answers' tokens, one answer after the other."""
+        found = []
+        for start, answer in zip(self.starts, self.answers, strict=False):
+            found += [len(self.prompt) - 1, *range(start, start + len(answer) - 1)]
+        return found
 
 
 def answer_likelihoods(
@@ -71,132 +81,102 @@ def answer_likelihoods(
     Returns:
         one `Likelihood` per pair, in the order of the pairs.
     """
-    prompts: dict[Tokens, list[_Row]] = {}
-    for place, (prompt, answer) in enumerate(pairs):
-        prompts.setdefault(tuple(prompt), []).append(_Row(place, prompt, answer))
     scores = [Likelihood(0.0, False)] * len(pairs)
+    vocabulary = model.config.get_text_config().vocab_size
+
+    def fit(run: Sequence[_Row]) -> bool:
+        tokens = len(run) * run[0].length
+        kept = tokens - len(run) * (min(len(row.prompt) for row in run) - 1)
+        small = tokens <= _BATCH_TOKENS and kept * vocabulary <= _LOGITS
+        return small and tokens - sum(row.length for row in run) <= _WASTED_TOKENS
+
     with torch.no_grad():
-        for pool in _runs(sorted(prompts.values(), key=_prompt_length, reverse=True), _pool_fits):
-            for place, score in _score_pool(model, pool, advance):
-                scores[place] = score
+        rows = sorted(_rows(model, pairs), key=lambda row: row.length, reverse=True)
+        for run in _runs(rows, fit):
+            for row, logits in zip(run, _logits(model, run), strict=True):
+                for place, score in zip(row.places, _likelihoods(logits, row.answers), strict=True):
+                    scores[place] = score
+            advance(sum(len(row.answers) for row in run), "")
     return scores
 
 
-def _prompt_length(rows: Sequence[_Row]) -> int:
-    return len(rows[0].prompt)
+def _rows(model: PreTrainedModel, pairs: Sequence[tuple[Tokens, Tokens]]) -> Iterator[_Row]:
+    """The pairs by their prompts, as many answers in a row as the model can be shown at once."""
+    prompts: dict[Tokens, list[tuple[Tokens, int]]] = {}
+    for place, (prompt, answer) in enumerate(pairs):
+        prompts.setdefault(tuple(prompt), []).append((answer, place))
+    most = _longest_row(model) if any(len(behind) > 1 for behind in prompts.values()) else 0
+    for prompt, behind in prompts.items():
+
+        def fit(run: Sequence[tuple[Tokens, int]], known: int = len(prompt)) -> bool:
+            return known + sum(len(answer) - 1 for answer, _ in run) <= most
+
+        for run in _runs(behind, fit):
+            answers, places = zip(*run, strict=True)
+            yield _Row(prompt, answers, places)
 
 
-def _pool_fits(pool: Sequence[Sequence[_Row]]) -> bool:
-    return len(pool) * _prompt_length(pool[0]) <= _POOL_TOKENS
+def _longest_row(model: PreTrainedModel) -> int:
+    """The tokens of a row with several answers; 0 where the model cannot be shown one."""
+    config = model.config.get_text_config()
+    key = (config.to_json_string(), model.dtype)
+    if key not in _shared:
+        _shared[key] = _shares(model)
+    windows = [size for name in _WINDOWS if (size := getattr(config, name, None))]
+    return min([_ROW_TOKENS, *windows]) if _shared[key] else 0
 
 
-def _prompts_fit(batch: Sequence[Tokens]) -> bool:
-    tokens = len(batch) * len(batch[0])
-    return tokens <= _PROMPT_TOKENS and tokens - sum(map(len, batch)) <= _WASTED_TOKENS
+def _shares(model: PreTrainedModel) -> bool:
+    """Whether a small row with two answers gives the model's own logits of each answer by itself."""
+    if not {"attention_mask", "position_ids"} <= _parameters(model).keys():
+        return False
+    prompt, answers = (3, 4, 5), ((6, 7, 8), (9, 4, 3, 2))
+    expected = torch.cat([_logits(model, [_Row(prompt, [answer], [0])])[0] for answer in answers]).float()
+    try:
+        [shared] = _logits(model, [_Row(prompt, answers, [0, 1])])
+    except (ValueError, TypeError, RuntimeError, IndexError):  # as if it said no
+        return False
+    close = 1e-4 if model.dtype == torch.float32 and not torch.is_autocast_enabled(model.device.type) else 0.05
+    return bool((shared.float() - expected).abs().max() <= close * expected.abs().max())
 
 
-def _score_pool(
-    model: PreTrainedModel, pool: Sequence[Sequence[_Row]], advance: Advance
-) -> Iterator[tuple[int, Likelihood]]:
-    read = _read_prompts(model, [rows[0].prompt for rows in pool])
-    behind = {row.place: number for number, rows in enumerate(pool) for row in rows}
-    known = read.mask.shape[1] if read else 0
-
-    def length(row: _Row) -> int:
-        return len(row.answer) - 1 + (0 if read else len(row.prompt))
-
-    def answers_fit(run: Sequence[_Row]) -> bool:
-        new, vocabulary = len(run) * length(run[0]), model.config.get_text_config().vocab_size
-        small = new * vocabulary <= _LOGITS and new + len(run) * known <= _CACHED_TOKENS
-        return small and new - sum(map(length, run)) <= _WASTED_TOKENS
-
-    for run in _runs(sorted((row for rows in pool for row in rows), key=length, reverse=True), answers_fit):
-        numbers = [behind[row.place] for row in run]
-        logits = _after(model, run, _rows_of(read, numbers)) if read else _whole(model, run)
-        yield from zip((row.place for row in run), _likelihoods(logits, run), strict=True)
-        advance(len(run), "")
+def _logits(model: PreTrainedModel, run: Sequence[_Row]) -> list[Tensor]:
+    """For each row (answer tokens, vocabulary): what foretells each token of its answers."""
+    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(_ids(row)) for row in run], batch_first=True)
+    width = ids.shape[1]
+    kept = width - min(len(row.prompt) for row in run) + 1
+    shown = _shown(run, width, model) if any(len(row.answers) > 1 for row in run) else {}
+    logits = model(
+        input_ids=ids.to(model.device), use_cache=False, **shown, **_last_logits(model, kept)
+    ).logits[:, -kept:]
+    columns = [torch.tensor(row.sources, device=logits.device) - (width - kept) for row in run]
+    return [own[picked] for own, picked in zip(logits, columns, strict=True)]
 
 
-def _read_prompts(model: PreTrainedModel, prompts: Sequence[Tokens]) -> _Read | None:
-    """Read prompts, the longest first; None if the model's cache is one that cannot be shared out."""
-    reads = []
-    for batch in _runs(prompts, _prompts_fit):
-        read = _read_batch(model, batch)
-        if read is None:
-            return None
-        reads.append(read)
-    return _joined(reads) if len(reads) > 1 else reads[0]
+def _ids(row: _Row) -> list[int]:
+    return [*row.prompt, *(token for answer in row.answers for token in answer[:-1])]
 
 
-def _read_batch(model: PreTrainedModel, prompts: Sequence[Tokens]) -> _Read | None:
-    longest = len(prompts[0])
-    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=model.device)
-    ids = torch.tensor([[*[0] * (longest - len(p)), *p] for p in prompts], device=model.device)
-    output = model(input_ids=ids, use_cache=True, **_places(model, mask, longest), **_last_logits(model, 1))
-    layers = getattr(output.past_key_values, "layers", None) or [None]
-    if not all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
-        return None
-    return _Read(output.past_key_values, mask, output.logits[:, -1])
+def _shown(run: Sequence[_Row], width: int, model: PreTrainedModel) -> dict[str, Tensor]:
+    """Which columns each column sees, (rows, 1, width, width), and at which positions they stand."""
+    seen = torch.ones(width, width, dtype=torch.bool).tril().repeat(len(run), 1, 1)
+    places = torch.arange(width).repeat(len(run), 1)
+    for number, row in enumerate(run):
+        known = len(row.prompt)
+        for start, end in zip(row.starts, row.starts[1:], strict=False):
+            seen[number, start:, known:start] = False
+            places[number, start:end] -= start - known
+        places[number, row.length :] = 0  # of padding, which may stand beyond what the model reads
+    hidden = torch.zeros(seen.shape, dtype=model.dtype).masked_fill(~seen, torch.finfo(model.dtype).min)
+    return {"attention_mask": hidden[:, None].to(model.device), "position_ids": places.to(model.device)}
 
 
-def _joined(reads: Sequence[_Read]) -> _Read:
-    """One batch of what was read in several, padded on the left to the first of them, the longest."""
-    joined = copy.copy(reads[0].cache)
-    joined.layers = [copy.copy(layer) for layer in reads[0].cache.layers]
-    for index, layer in enumerate(joined.layers):
-        for part in ("keys", "values"):  # (prompts, heads, tokens, size of a head)
-            setattr(layer, part, _stacked([getattr(read.cache.layers[index], part) for read in reads], dim=-2))
-    mask = _stacked([read.mask for read in reads], dim=-1)
-    return _Read(joined, mask, torch.cat([read.logits for read in reads]))
-
-
-def _stacked(tensors: Sequence[Tensor], dim: int) -> Tensor:
-    """The tensors below each other, with zeros on the left of the shorter ones' tokens, which `dim` counts."""
-    longest = max(tensor.shape[dim] for tensor in tensors)
-    before = (0, 0) * (-dim - 1)
-    return torch.cat([functional.pad(t, (*before, longest - t.shape[dim], 0)) for t in tensors])
-
-
-def _rows_of(read: _Read, numbers: Sequence[int]) -> _Read:
-    """What was read of these prompts; `read` stays: cache layers replace tensors, not what is in them."""
-    rows = torch.tensor(numbers, device=read.mask.device)
-    picked = copy.copy(read.cache)
-    picked.layers = [copy.copy(layer) for layer in read.cache.layers]
-    picked.batch_select_indices(rows)
-    return _Read(picked, read.mask[rows], read.logits[rows])
-
-
-def _after(model: PreTrainedModel, run: Sequence[_Row], read: _Read) -> Tensor:
-    """The logits of the answers' tokens, (answer tokens, vocabulary), behind prompts that were read."""
-    lengths = [len(row.answer) for row in run]
-    if max(lengths) == 1:
-        return read.logits
-    ids = _padded([row.answer[:-1] for row in run], model.device)  # (answers, tokens)
-    mask = torch.cat([read.mask, torch.ones_like(ids)], dim=1)
-    output = model(
-        input_ids=ids, past_key_values=read.cache, use_cache=True, **_places(model, mask, ids.shape[1])
-    )
-    parts = [
-        (first[None], rest[: n - 1]) for first, rest, n in zip(read.logits, output.logits, lengths, strict=True)
-    ]
-    return torch.cat([part for both in parts for part in both])
-
-
-def _whole(model: PreTrainedModel, run: Sequence[_Row]) -> Tensor:
-    """As `_after`, prompts and all, for a model whose cache cannot be shared out."""
-    ids = _padded([[*row.prompt, *row.answer[:-1]] for row in run], model.device)
-    kept = ids.shape[1] + 1 - min(len(row.prompt) for row in run)
-    logits = model(input_ids=ids, use_cache=False, **_last_logits(model, kept)).logits[:, -kept:]
-    starts = [len(row.prompt) - 1 - (ids.shape[1] - kept) for row in run]
-    return torch.cat([own[i : i + len(row.answer)] for own, i, row in zip(logits, starts, run, strict=True)])
-
-
-def _likelihoods(logits: Tensor, run: Sequence[_Row]) -> list[Likelihood]:
-    """`logits`: (answer tokens, vocabulary), of all answers of the run in order."""
-    lengths = [len(row.answer) for row in run]
-    answers = torch.tensor([token for row in run for token in row.answer], device=logits.device)
-    logliks = -functional.cross_entropy(logits.float(), answers, reduction="none")
-    greedy = logits.argmax(-1) == answers
+def _likelihoods(logits: Tensor, answers: Sequence[Tokens]) -> list[Likelihood]:
+    """`logits`: (answer tokens, vocabulary), of the answers in order."""
+    lengths = [len(answer) for answer in answers]
+    tokens = torch.tensor([token for answer in answers for token in answer], device=logits.device)
+    logliks = -functional.cross_entropy(logits.float(), tokens, reduction="none")
+    greedy = logits.argmax(-1) == tokens
     return [
         Likelihood(float(loglik.double().sum()), bool(same.all()))
         for loglik, same in zip(
@@ -205,22 +185,7 @@ def _likelihoods(logits: Tensor, run: Sequence[_Row]) -> list[Likelihood]:
     ]
 
 
-def _padded(rows: Sequence[Tokens], device: torch.device) -> Tensor:
-    """(rows, tokens), padded on the right."""
-    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
-    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True).to(device)
-
-
-def _places(model: PreTrainedModel, mask: Tensor, number: int) -> dict[str, Tensor]:
-    """What tells the model where its last `number` tokens stand; nothing where no padding moves them."""
-    if bool(mask.all()):
-        return {}
-    places = (mask.cumsum(1) - 1).clamp(min=0)[:, -number:]
-    known = "position_ids" in _parameters(model)
-    return {"attention_mask": mask} | ({"position_ids": places} if known else {})
-
-
-def _last_logits(model: PreTrainedModel, number: int) -> dict[str, Any]:
+def _last_logits(model: PreTrainedModel, number: int) -> dict[str, int]:
     """The argument that restricts the head to the last positions, where the model's forward pass has it."""
     return {"logits_to_keep": number} if "logits_to_keep" in _parameters(model) else {}
 
