@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import tempfile
 
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from offsite import chat
 from offsite.errors import UserError
+from offsite.panics import hushed
 from offsite.text import (
     IGNORED,
     Example,
@@ -208,6 +214,85 @@ def test_a_chat_needs_a_template_that_takes_it(tmp_path):
         encode(examples, _tokenizer(), 100)
     with pytest.raises(UserError, match=r"line 1: the model's chat template refuses it: no system"):
         encode(examples, _tokenizer(template="{{ raise_exception('no system') }}"), 100)
+
+
+def test_many_examples_in_one_process(bpe, tmp_path, monkeypatch):
+    """One is started for all chats of a call, and none where there are none."""
+    started = []
+    real = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *line, **how: started.append(line) or real(*line, **how))
+    first, *rest = encode(read_examples(_file(tmp_path, *[{"messages": TURNS}] * 5)), bpe, 1000)
+    assert rest == [first] * 4
+    assert len(started) == 1
+    encode([_pair("a", " b")], bpe, 100)
+    assert len(started) == 1
+
+
+def test_a_chat_template_without_end_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(chat, "_PATIENCE", 1)
+    hog = "{% set r = range(1000)|list %}" + "{% for i in r %}" * 4 + "{% endfor %}" * 4
+    rows = read_examples(_file(tmp_path, {"messages": TURNS}))
+    with pytest.raises(
+        UserError, match=r"line 1: the model's chat template takes more than 1 seconds.* sender"
+    ):
+        encode(rows, _tokenizer(template=hog), 1000)
+
+
+def test_several_templates_need_a_usual_one(tmp_path):
+    rows = read_examples(_file(tmp_path, {"messages": TURNS}))
+    (one,) = encode(rows, _tokenizer(template={"default": CHATML, "tool_use": "x"}), 1000)
+    assert [one] == encode(rows, _tokenizer(template=CHATML), 1000)
+    with pytest.raises(UserError, match=r"line 1: the model's chat template refuses it: .*no default"):
+        encode(rows, _tokenizer(template={"a": "x", "b": "y"}), 1000)
+
+
+# --- what fails -------------------------------------------------------------------------------------------
+
+
+def _failing(kind):
+    """A tokenizer that opens and fails on texts: the first panics, the second raises."""
+    made = _tokenizer()
+    data = json.loads(made.backend_tokenizer.to_str())
+    if kind == "panic":
+        data["post_processor"] = {
+            "type": "TemplateProcessing", "pair": [], "special_tokens": {},
+            "single": [{"SpecialToken": {"id": "none", "type_id": 0}}],
+        }  # fmt: skip
+    else:
+        data["model"] = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "none"}
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(data)), eos_token="</s>")
+
+
+@pytest.mark.parametrize("kind", ["panic", "exception"])
+@pytest.mark.parametrize("use", [
+    lambda failing: encode([_pair("p", " c")], failing, 100),
+    lambda failing: blocks(["some text"], failing, 8, None),
+], ids=["encode", "blocks"])  # fmt: skip
+def test_a_tokenizer_that_fails_on_a_text_is_refused_in_silence(kind, use, capfd):
+    failing = _failing(kind)
+    with pytest.raises(UserError, match=r"the model's tokenizer fails on it \(.*\); ask its sender") as caught:
+        use(failing)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""
+
+
+def test_python_may_speak_while_libraries_are_hushed(capfd):
+    with capfd.disabled(), tempfile.TemporaryFile() as screen:
+        kept = os.dup(2)
+        os.dup2(screen.fileno(), 2)
+        shown, sys.stderr = sys.stderr, os.fdopen(2, "w", closefd=False)
+        try:
+            with hushed():
+                sys.stderr.write("a bar")
+                os.write(2, b"a panic")
+            sys.stderr.write(" and on")
+            sys.stderr.flush()
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            sys.stderr = shown
+        screen.seek(0)
+        assert screen.read() == b"a bar and on"
 
 
 # --- reading ----------------------------------------------------------------------------------------------

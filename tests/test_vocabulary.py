@@ -1,89 +1,137 @@
-"""What is refused of a stranger's patterns and templates, and that no honest one is."""
+"""What is refused of a stranger's tokenizer, and that what our own bundles hold is not."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import json
 
 import pytest
+import transformers as t
+from tokenizers import Tokenizer, models
 
+from offsite.bundle import tokenizer_digest
+from offsite.emulator import Emulator
 from offsite.errors import UserError
-from offsite.template import check_template
-from offsite.vocabulary import _check_pattern
+from offsite.owner.blueprint import Place
+from offsite.owner.build import build
+from offsite.split import Split
+from offsite.vocabulary import VOCABULARY, from_folder
+from tests.families import tiny_model, tiny_tokenizer
 
-FILE = Path("tokenizer.json")
-
-HONEST_PATTERNS = [  # of gpt2, llama 3, qwen 2, o200k, deepseek v3, bloom, t5, clip
-    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
-    r"\s*[\r\n]+|\s+(?!\S)|\s+",
-    r"(?:'[sS]|'[tT])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|"
-    r"'m|'ll|'d)?|\p{N}{1,3}",
-    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|"
-    r" ?[\p{P}\p{S}]+[\r\n]*",
-    r" ?[^(\s|[.,!?…。，、।۔،])]+",
-    r" {2,}",
-    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+",
-]  # fmt: skip
-ENDLESS_PATTERNS = [
-    "(a+)+$", "(a|aa)+$", "(?:a*)*b", "((a+)b?)+c", r"(.*)\1", "(?i:a|b|ab)*c", "(a?){30}", "(?<x>a)\\k<x>",
-    "x" * 6000, "[" * 1_000_000, "([a-z]+)*!", "(a{2,})*b",
-]  # fmt: skip
-HONEST_TEMPLATES = [
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] "
-    "}}{% endfor %}",
-    "{%- set ns = namespace(multi=true, last=messages|length - 1) %}{%- for m in messages[::-1] "
-    "%}{%- set index = "
-    "(messages|length - 1) - loop.index0 %}{%- if m.role == 'user' %}{%- set ns.last = index %}{% "
-    "break %}{%- endif %}"
-    "{%- endfor %}",
-    "{% if (messages[0]['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('no') }}{% endif %}",
-    "{%- if date is not defined %}{%- set date = strftime_now('%d %b %Y') %}{%- endif %}{{ tools | "
-    "tojson(indent=4) }}",
-    "{% generation %}{{ messages[0].content | trim }}{% endgeneration %}",
-    "{%- macro show(spec, deep) %}{% if spec.items %}{{ show(spec['items'], deep + 1) }}{% endif "
-    "%}{%- endmacro %}",
-    "{%- set _ = ns.update({'a': 1}) %}{{ '%s' | format(messages[0].content) }}{{ "
-    "messages[0].content.split('</think>')[-1] }}",
-    "{% for i in range(0, messages | length, 2) %}{{ messages[i].content ~ eos_token }}{% endfor %}",
-]  # fmt: skip
-UNFIT_TEMPLATES = {
-    "{{ ''.__class__ }}": "'__class__'",
-    "{{ ''['__class__'] }}": "'__class__'",
-    "{{ messages._x }}": "'_x'",
-    "{{ x | attr('y') }}": "'attr'",
-    "{{ lipsum() }}": "'lipsum'",
-    "{{ 'x' * n }}": "multiplies",
-    "{{ 2 ** 99 }}": "multiplies",
-    "{{ x.center(10000000) }}": "number above",
-    "{{ '%99999d' % 1 }}": "as wide as",
-    "{% set x = x ~ x %}": "doubles",
-    "{% set x = x + x %}": "doubles",
-    "{% for i in range(2000) %}{% endfor %}": "range above",
-    "{% for i in range(900) %}{% for j in range(900) %}{% endfor %}{% endfor %}": "range within",
-    "{% include 'x' %}": "other files",
-    "{% extends 'x' %}": "other files",
-    "{% for": "cannot be read",
+WORDS = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "a": 4, "b": 5, "ab": 6, "<|endoftext|>": 7}
+BERT = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4, "a": 5}
+HONEST = {
+    "fast": tiny_tokenizer,
+    "gpt2": lambda: t.GPT2Tokenizer(vocab=WORDS, merges=[("a", "b")]),
+    "llama": lambda: t.LlamaTokenizer(vocab=WORDS, merges=[("a", "b")]),
+    "gemma": lambda: t.GemmaTokenizer(vocab=WORDS, merges=[("a", "b")]),
+    "qwen2": lambda: t.Qwen2Tokenizer(vocab=WORDS, merges=[("a", "b")]),
+    "gpt_neox": lambda: t.GPTNeoXTokenizer(vocab=WORDS, merges=[("a", "b")]),
+    "bert": lambda: t.BertTokenizer(vocab=BERT),
+    "byt5": t.ByT5Tokenizer,  # in Python, with added_tokens.json
 }
 
 
-@pytest.mark.parametrize("pattern", HONEST_PATTERNS)
-def test_no_honest_pattern_is_refused(pattern):
-    _check_pattern(FILE, pattern)
+def _saved(folder, tokenizer):
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
-@pytest.mark.parametrize("pattern", ENDLESS_PATTERNS)
-def test_a_pattern_without_end_is_refused(pattern):
-    with pytest.raises(UserError, match="may take for ever"):
-        _check_pattern(FILE, pattern)
+def _settings(folder, **changes):
+    file = _saved(folder, tiny_tokenizer()) / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    return folder
 
 
-@pytest.mark.parametrize("template", HONEST_TEMPLATES)
-def test_no_honest_template_is_refused(template):
-    check_template(FILE, template)
+@pytest.mark.parametrize("kind", HONEST)
+def test_what_transformers_writes_is_taken(tmp_path, kind):
+    tokenizer = HONEST[kind]()
+    tokenizer.add_tokens(["<extra>"])
+    _saved(tmp_path, tokenizer)
+    assert {file.name for file in tmp_path.iterdir()} <= VOCABULARY
+    assert tokenizer_digest(from_folder(tmp_path, len(tokenizer))) == tokenizer_digest(tokenizer)
 
 
-@pytest.mark.parametrize("template", UNFIT_TEMPLATES)
-def test_an_unfit_template_is_refused(template):
-    with pytest.raises(UserError, match=UNFIT_TEMPLATES[template]):
-        check_template(FILE, template)
+def test_a_bundle_of_each_family_opens_with_its_tokenizer(tmp_path, family):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    build(tiny_model(family), Split(1, 1), (Place(3), Place(4)), tokenizer=tokenizer).save(tmp_path / "sent")
+    assert "special_tokens_map.json" not in {file.name for file in (tmp_path / "sent").iterdir()}
+    opened = Emulator.load(tmp_path / "sent").tokenizer
+    assert opened.chat_template == tokenizer.chat_template
+    assert opened.special_tokens_map == tokenizer.special_tokens_map
+
+
+@pytest.mark.parametrize("as_text", [True, False])
+def test_as_many_merges_as_large_honest_ones_have_are_taken(tmp_path, as_text):
+    """Two a word, as of Llama 3, o200k and Gemma, and several marks each."""
+    letters = [chr(0x4E00 + number) for number in range(25)]
+    pairs = [(one, two) for one in letters for two in letters]
+    merges = [*pairs, *((one + two, three) for one, two in pairs for three in letters)]
+    merges += [(one, two + three) for one, two in pairs for three in letters]
+    words = {word: number for number, word in enumerate([*letters, *dict.fromkeys(map("".join, merges))])}
+    _saved(tmp_path, t.PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE(words, merges))))
+    file = tmp_path / "tokenizer.json"
+    data = json.loads(file.read_text())
+    data["model"]["merges"] = [" ".join(pair) if as_text else pair for pair in merges]
+    file.write_text(json.dumps(data))
+    assert len(from_folder(tmp_path, len(words))) == len(words)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "added_tokens.json", "vocab.json"])
+def test_values_without_end_are_refused_whatever_file_they_stand_in(tmp_path, name):
+    _saved(tmp_path, tiny_tokenizer())
+    (tmp_path / name).write_text('{"x": [' + "[]," * 12_000 + "0]}")
+    with pytest.raises(UserError, match=rf"{name} holds more than 22048 values, too many for 128 words"):
+        from_folder(tmp_path, 128)
+
+
+def test_lines_without_end_are_refused(tmp_path):
+    _saved(tmp_path, tiny_tokenizer())
+    (tmp_path / "vocab.txt").write_text("\n".join(map(str, range(30_000))))
+    with pytest.raises(UserError, match=r"vocab.txt holds more than"):
+        from_folder(tmp_path, 128)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"fast_tokenizer_files": ["../x.json"]},
+        {"vocab": "/etc/passwd"},
+        {"merges": "/etc/passwd"},
+        {"init_inputs": ["/etc/passwd"]},
+        {"gguf_file": "/etc/passwd"},
+        {"sp_model_kwargs": {"model_file": "/etc/passwd"}},
+        {"sudachi_kwargs": {"sudachi_config_path": "x", "sudachi_resource_dir": "y"}},
+    ],
+    ids=str,
+)
+def test_settings_that_name_files_are_refused(tmp_path, settings):
+    with pytest.raises(UserError, match=r"asks for '.*': code and files from elsewhere are refused"):
+        from_folder(_settings(tmp_path, **settings), 128)
+
+
+def test_a_name_and_tokens_are_no_files(tmp_path):
+    from_folder(_settings(tmp_path, name_or_path="x/y", extra_special_tokens=["<a_file>"]), 128)
+
+
+@pytest.mark.parametrize("said", ["AutoConfig", "Trainer", "AutoModelForCausalLM", "../x.Tokenizer", 5])
+def test_the_class_that_a_config_names_is_looked_at_too(tmp_path, said):
+    _settings(tmp_path, tokenizer_class=None)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "tokenizer_class": said}))
+    with pytest.raises(UserError, match=r"config.json names .* for a tokenizer_class"):
+        from_folder(tmp_path, 128)
+
+
+def test_added_tokens_have_numbers(tmp_path):
+    _saved(tmp_path, tiny_tokenizer())
+    (tmp_path / "added_tokens.json").write_text('{"a": "b"}')
+    with pytest.raises(UserError, match=r"added_tokens.json adds a token .* no number"):
+        from_folder(tmp_path, 128)
+
+
+def test_a_template_from_wherever_is_looked_at(tmp_path):
+    """special_tokens_map.json, which `Emulator.load` refuses by its name, would replace the one looked at."""
+    _saved(tmp_path, tiny_tokenizer())
+    (tmp_path / "special_tokens_map.json").write_text('{"chat_template": "{{ lipsum() }}"}')
+    with pytest.raises(UserError, match="'lipsum'"):
+        from_folder(tmp_path, 128)

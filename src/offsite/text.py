@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from offsite.chat import Write, writer
 from offsite.errors import UserError, brief
-from offsite.progress import track
+from offsite.panics import hushed, token_ids
+from offsite.progress import bar
 from offsite.rows import Row, read_rows
 
 if TYPE_CHECKING:
@@ -104,10 +107,13 @@ def encode(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, max_
     """
     if max_length < 2:
         raise UserError(f"A length of {max_length} tokens holds nothing to learn; give at least 2.")
-    return [
-        _cut(_encoded(example, tokenizer), tokenizer, max_length, example.where)
-        for example in track(examples, "Tokenising", len(examples))
-    ]
+    encoded = []
+    with hushed(), bar("Tokenising", len(examples)) as advance, _writer(examples, tokenizer) as write:
+        for example in examples:
+            whole = _encoded(example, tokenizer, write)
+            encoded.append(_cut(whole, tokenizer, max_length, example.where))
+            advance(1, "")
+    return encoded
 
 
 def blocks(
@@ -186,9 +192,13 @@ def _question(row: Row) -> Question:
 # --- examples to token ids --------------------------------------------------------------------------------
 
 
-def _encoded(example: Example, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-    pieces = _written(example, tokenizer) if example.is_chat else example.pieces
-    ids, ends = _tokens(pieces, tokenizer, chat=example.is_chat)
+def _encoded(example: Example, tokenizer: PreTrainedTokenizerBase, write: Write | None) -> Encoded:
+    pieces: Sequence[Piece] = example.pieces
+    if example.is_chat:
+        assert write
+        turns = [(piece.role, piece.text, piece.learnt) for piece in example.pieces]
+        pieces = [Piece(*piece) for piece in write(turns, example.where)]
+    ids, ends = _tokens(pieces, tokenizer, example)
     eos = tokenizer.eos_token_id
     if example.closed and eos is not None and ids[-1:] != [eos]:
         ids.append(eos)
@@ -201,24 +211,24 @@ def _encoded(example: Example, tokenizer: PreTrainedTokenizerBase) -> Encoded:
 
 
 def _tokens(
-    pieces: Sequence[Piece], tokenizer: PreTrainedTokenizerBase, *, chat: bool
+    pieces: Sequence[Piece], tokenizer: PreTrainedTokenizerBase, example: Example
 ) -> tuple[list[int], list[int]]:
     """The ids of the whole text, and where the tokens of each piece end in them."""
     texts, whole = [], ""
     for piece, after in zip(pieces, [*pieces[1:], None], strict=True):
         whole += piece.text
         # the spaces between prompt and answer go with the answer's first word; a chat template's do not
-        moves = after is not None and after.learnt and not chat
+        moves = after is not None and after.learnt and not example.is_chat
         texts.append(whole.rstrip() if moves else whole)
-    *heads, ids = _ids(texts, tokenizer, special=not chat)
+    *heads, ids = _ids(texts, tokenizer, example)
     return ids, [min(len(head), len(ids)) for head in heads] + [len(ids)]
 
 
-def _ids(texts: list[str], tokenizer: PreTrainedTokenizerBase, *, special: bool) -> list[list[int]]:
+def _ids(texts: list[str], tokenizer: PreTrainedTokenizerBase, example: Example) -> list[list[int]]:
     """Ids of `texts` that begin alike, with the BOS that the tokenizer adds but without an EOS it adds."""
     bos, eos = tokenizer.bos_token, tokenizer.eos_token
-    special = special and not (bos and texts[-1].startswith(bos))
-    found = tokenizer(texts, add_special_tokens=special, verbose=False)["input_ids"]
+    special = not example.is_chat and not (bos and texts[-1].startswith(bos))
+    found = token_ids(tokenizer, texts, special=special, where=example.where)
     ends = [bool(ids) and ids[-1] == tokenizer.eos_token_id and len(ids) > 1 for ids in found]
     return [
         ids[:-1] if end and special and not text.endswith(str(eos)) else ids
@@ -226,50 +236,26 @@ def _ids(texts: list[str], tokenizer: PreTrainedTokenizerBase, *, special: bool)
     ]
 
 
-def _written(example: Example, tokenizer: PreTrainedTokenizerBase) -> tuple[Piece, ...]:
-    """A chat as the tokenizer's template writes it, the assistant's turns learnt."""
+@contextmanager
+def _writer(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> Iterator[Write | None]:
+    """What writes out the chats among the examples; None where there are none."""
+    chats = [example for example in examples if example.is_chat]
+    if not chats:
+        yield None
+        return
     if not tokenizer.chat_template:
         raise UserError(
-            f"{example.where}: the model's tokenizer has no chat template; give prompt and completion "
+            f"{chats[0].where}: the model's tokenizer has no chat template; give prompt and completion "
             "in place of messages."
         )
-    pieces, done = [], ""
-    for number, turn in enumerate(example.pieces):
-        if turn.learnt:
-            before, after = _around(example, number, tokenizer)
-            if not before.startswith(done):
-                raise _rewritten(example)
-            pieces += [Piece(before[len(done) :], False), Piece(after[len(before) :], True)]
-            done = after
-    rest = _render(example, len(example.pieces), tokenizer)
-    if not rest.startswith(done):
-        raise _rewritten(example)
-    return (*pieces, Piece(rest[len(done) :], False))
-
-
-def _around(example: Example, number: int, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
-    """The chat before and after an assistant's turn; its header is read where the template allows."""
-    after = _render(example, number + 1, tokenizer)
-    for asked in (True, False):
-        before = _render(example, number, tokenizer, asked=asked) if number else ""
-        if after.startswith(before):
-            return before, after
-    raise _rewritten(example)
-
-
-def _rewritten(example: Example) -> UserError:
-    return UserError(
-        f"{example.where}: the model's chat template writes earlier turns anew as a chat goes on; "
-        "give one row per turn of the assistant."
-    )
-
-
-def _render(example: Example, turns: int, tokenizer: PreTrainedTokenizerBase, *, asked: bool = False) -> str:
-    messages = [{"role": turn.role, "content": turn.text} for turn in example.pieces[:turns]]
     try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=asked))
-    except Exception as error:  # a template can be made to raise whatever there is
-        raise UserError(f"{example.where}: the model's chat template refuses it: {brief(error)}.") from error
+        template = tokenizer.get_chat_template()
+    except ValueError as error:  # several of which none is the usual one
+        raise UserError(f"{chats[0].where}: the model's chat template refuses it: {brief(error)}.") from error
+    # a chat is written anew for each of its turns that are learnt
+    turns = sum(len(chat.pieces) * (1 + sum(piece.learnt for piece in chat.pieces)) for chat in chats)
+    with writer(template, tokenizer.special_tokens_map, turns) as write:
+        yield write
 
 
 def _cut(encoded: Encoded, tokenizer: PreTrainedTokenizerBase, length: int, where: str) -> Encoded:
@@ -284,7 +270,8 @@ def _cut(encoded: Encoded, tokenizer: PreTrainedTokenizerBase, length: int, wher
 
 
 def _bos(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    first = list(tokenizer("", verbose=False)["input_ids"][:1])
+    with hushed():
+        first = token_ids(tokenizer, [""])[0][:1]
     return first if first == [tokenizer.bos_token_id] else []
 
 
@@ -292,8 +279,10 @@ def _stream(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, wanted: in
     """The texts' ids with an EOS after each; no further than `wanted` of them."""
     eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     ids: list[int] = []
-    for text in track(texts, "Tokenising", len(texts)):
-        if wanted is not None and len(ids) >= wanted:
-            break
-        ids += tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] + eos
+    with hushed(), bar("Tokenising", len(texts)) as advance:
+        for text in texts:
+            if wanted is not None and len(ids) >= wanted:
+                break
+            ids += token_ids(tokenizer, [text], special=False)[0] + eos
+            advance(1, "")
     return ids

@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from offsite.decoder import longest
 from offsite.emulator import Emulator
+from offsite.panics import hushed, token_ids
 from offsite.progress import track
 from offsite.text import Example, Piece, encode
 from offsite.training import answer_loss, autocast, pad
@@ -83,14 +85,15 @@ def _answered(example: Example, other: Example) -> Example:
 def _long_enough(prompt: str, emulator: Emulator) -> bool:
     """Whether it has two tokens or more: the first is never predicted."""
     assert emulator.tokenizer is not None
-    return len(emulator.tokenizer(prompt, verbose=False)["input_ids"]) > 1
+    with hushed():
+        return len(token_ids(emulator.tokenizer, [prompt])[0]) > 1
 
 
 def _loss(emulator: Emulator, examples: Sequence[Example], max_length: int) -> float:
     """The mean over the examples, one at a time: their lengths differ, and so does what is learnt of each."""
     assert emulator.tokenizer is not None
     model, collate = emulator.model, pad(emulator.tokenizer.pad_token_id or 0)
-    rows = encode(examples, emulator.tokenizer, max_length)
+    rows = encode(examples, emulator.tokenizer, min(max_length, longest(model)))
     total = 0.0
     with torch.no_grad(), autocast(model):
         for row in track(rows, "Measuring the emulator", len(rows)):

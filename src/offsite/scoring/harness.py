@@ -19,6 +19,7 @@ from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from offsite.errors import UserError
+from offsite.panics import hushed, refused
 from offsite.progress import bar
 from offsite.scoring.scorer import answer_likelihoods
 from offsite.tasks import Scoring, Task
@@ -97,7 +98,8 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm_eval has no types
 
     def tok_encode(self, string: str, *args: object, **options: object) -> list[int]:
         """The ids of `tokenizer(string)`, without an EOS that the tokenizer adds: an answer may follow."""
-        ids: list[int] = super().tok_encode(string, *args, **options)
+        with hushed(), refused():
+            ids: list[int] = super().tok_encode(string, *args, **options)
         added = ids[1:] and ids[-1] == self.eot_token_id and not string.endswith(self.tokenizer.eos_token)
         return ids[:-1] if added else ids
 
