@@ -159,6 +159,17 @@ def test_an_altered_bundle_is_refused_in_one_sentence(folder, case):
     assert re.search(why, said), said
 
 
+@pytest.mark.parametrize(("stored", "hollow"), [(0, True), (1, True), (4, False), (31, False), (32, False)])
+def test_a_large_file_may_have_holes_but_be_no_hole(folder, stored, hollow):
+    file = folder / WEIGHTS
+    file.write_bytes(b"x" * (stored << 20))
+    os.truncate(file, 32 << 20)
+    if file.stat().st_blocks * 512 > (stored + 1) << 20:
+        pytest.skip("this disk stores holes")
+    sign(folder)
+    assert ("is a sparse file" in refusal(Adapter.load, folder)) == hollow
+
+
 def test_signing_again_what_was_not_altered_changes_nothing(folder):
     sign(folder)
     Adapter.load(folder)

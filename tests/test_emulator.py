@@ -305,6 +305,21 @@ class TestHonest:
         edit_card(plain, format="offsite-emulator/2")
         assert is_emulator(plain)
 
+    @pytest.mark.parametrize("kind", ["plain", "native"])
+    def test_it_is_known_however_its_card_is_written(self, saved, tmp_path, kind):
+        folder = shutil.copytree(saved / kind, tmp_path / "sent")
+        card = folder / "card.json"
+        card.write_text(card.read_text().replace("offsite-emulator/1", "offsite\\u002demulator\\/1"))
+        assert is_emulator(folder)
+        assert Emulator.load(folder).tokenizer
+
+    @pytest.mark.parametrize(
+        "text", ["", "{", "[]", '{"format": 1}', '{"note": "no offsite-emulator/1"}', "[" * 9999]
+    )
+    def test_what_only_speaks_of_it_is_none(self, tmp_path, text):
+        (tmp_path / "card.json").write_text(text)
+        assert not is_emulator(tmp_path)
+
     def test_what_it_says_of_generation_goes_along(self, tmp_path):
         sent = emulator()
         sent.model.generation_config = t.GenerationConfig(max_new_tokens=7, eos_token_id=[2, 5])

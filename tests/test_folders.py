@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from offsite.errors import UserError
-from offsite.folders import check, empty, held, mend, remove, staged, write_text
+from offsite.folders import check, empty, held, mend, remove, staged, write_json, write_text
 
 
 def tree(folder):
@@ -147,6 +148,28 @@ def test_write_text_that_fails_keeps_the_old(tmp_path):
     with pytest.raises(UnicodeEncodeError):
         write_text(path, "half\udcff")
     assert tree(tmp_path) == {"card.json": "one"}
+
+
+def test_what_takes_a_name_is_on_the_disk_before(tmp_path, monkeypatch):
+    settled, real, replace = [], os.fsync, Path.rename
+    monkeypatch.setattr(os, "fsync", lambda opened: settled.append(os.fstat(opened).st_ino) or real(opened))
+    known = []
+    monkeypatch.setattr(Path, "rename", lambda one, to: known.extend(settled) or replace(one, to))
+    with staged(tmp_path / "out") as folder:
+        (folder / "deep").mkdir()
+        (folder / "deep" / "a").write_text("a")
+    every = [tmp_path / "out", *(tmp_path / "out").rglob("*")]
+    assert {path.stat().st_ino for path in every} <= set(known)
+    write_json(tmp_path / "b.json", {})
+    assert (tmp_path / "b.json").stat().st_ino in settled
+
+
+def test_what_json_cannot_say_is_null(tmp_path):
+    write_json(tmp_path / "a.json", {"a": [float("nan"), -float("inf"), 0.5], "b": tmp_path})
+    text = (tmp_path / "a.json").read_text()
+    assert json.loads(text, parse_constant=None) == {"a": [None, None, 0.5], "b": str(tmp_path)}
+    assert "NaN" not in text
+    assert "Infinity" not in text
 
 
 posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="locks, limits and forks are POSIX")

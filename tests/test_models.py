@@ -67,6 +67,17 @@ class TestLoad:
         assert model.state_dict().keys() == expected.keys()
         assert all(torch.equal(value.cpu(), expected[name]) for name, value in model.state_dict().items())
 
+    @pytest.mark.parametrize("card", ["{}", '{"format": "offsite-emulator\\/1"}', "half of one {"])
+    def test_a_bundle_is_no_model_whatever_its_card_says(self, saved, tmp_path, card):
+        folder = shutil.copytree(saved, tmp_path / "sent")
+        (folder / "card.json").write_text(card)
+        assert "sent' holds a card.json, as bundles do, and is no plain model" in refusal(folder)
+
+    def test_a_link_to_nowhere_for_a_card_is_one(self, saved, tmp_path):
+        folder = shutil.copytree(saved, tmp_path / "sent")
+        (folder / "card.json").symlink_to("no-such-file")
+        assert "holds a card.json" in refusal(folder)
+
     def test_it_keeps_the_checkpoints_precision(self, tmp_path, tokenizer):
         tiny_model("llama").to(torch.bfloat16).save_pretrained(tmp_path)
         tokenizer.save_pretrained(tmp_path)

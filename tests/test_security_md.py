@@ -24,11 +24,17 @@ def test_there_are_promises_to_each_and_to_both():
 
 
 @pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: " ".join(promise.split()[:6]))
-def test_each_promise_names_a_file_of_tests(promise):
-    named = re.findall(r"`(tests/[\w/]+\.py)`", promise)
+def test_each_promise_names_tests_that_there_are(promise):
+    named = re.findall(r"`(tests/[^`]*)`", promise)
     assert named
     for name in named:
-        assert re.search(r"^ *def test_", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE), name
+        file, _, test = name.partition("::")
+        assert re.search(rf"^ *def {test}\(", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE), name
+
+
+def test_a_file_alone_names_no_test():
+    with pytest.raises(AssertionError):
+        test_each_promise_names_tests_that_there_are("Promised: `tests/test_security_md.py`.")
 
 
 def test_every_test_of_privacy_keeps_a_promise():

@@ -404,6 +404,28 @@ class TestKeys:
         assert f"{there}' is already there, and keys are never" in refusal(signing.keygen, tmp_path / "owner")
         assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(there, "mine")]
 
+    def test_one_half_of_them_is_completed(self, tmp_path):
+        private, public = signing.keygen(tmp_path / "owner")
+        before = private.read_bytes(), public.read_bytes()
+        public.unlink()
+        (tmp_path / ".owner.pub.partial-0123456789ab").write_text("half")
+        assert signing.keygen(tmp_path / "owner") == (private, public)
+        assert (private.read_bytes(), public.read_bytes()) == before
+        assert set(tmp_path.iterdir()) == {private, public}
+        assert "owner.key' is already there" in refusal(signing.keygen, tmp_path / "owner")
+
+    def test_the_quicker_of_two_has_the_name(self, tmp_path, monkeypatch):
+        """The other's key comes just after the look at whether there is one."""
+        write = signing.write_text
+
+        def late(path, text, **more):
+            path.with_name("owner.key").write_text("theirs")
+            write(path, text, **more)
+
+        monkeypatch.setattr(signing, "write_text", late)
+        assert "owner.key' is already there" in refusal(signing.keygen, tmp_path / "owner")
+        assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("owner.key", "theirs")]
+
     def test_a_name_is_wanted(self):
         assert "'..' is a folder; name" in refusal(signing.keygen, Path(".."))
 

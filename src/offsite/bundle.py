@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -34,6 +35,7 @@ from offsite.split import Split
 
 CARD = "card.json"
 SIGNATURE = "model.sig"  # OpenSSF model-signing's name; may lie in any bundle, for `signing` to read
+MOST_SIGNATURE = 1 << 20  # bytes; an honest one has 200 for each of a dozen files
 _MOST_FILES = 64
 _PACKED = (
     b"\x80\x02",
@@ -43,6 +45,8 @@ _PACKED = (
     b"PK",
     b"\x1f\x8b",
 )  # first bytes: pickle, zip, gzip
+_HOLLOW = 8  # times as large as what is stored of it; honest weights have few zeros to leave out
+_SMALL = 1 << 20  # bytes, that are read in no time, hollow or not
 _SOON_READ = 1 << 30  # bytes; of a larger file, a look at its header comes before its digest
 _MOST_TOLD = 1000  # values on a card, its aliases apart
 _STRICT = ConfigDict(strict=True, extra="forbid", frozen=True)
@@ -106,6 +110,7 @@ def read(path: Path, kind: type[_C]) -> tuple[_C, str]:
         text = _card_text(path)
         card = _parse(path, text, kind)
         _check_present(path, card)
+        _check_signature(path)
         for name, entry in card.files.items():
             _check_file(path, name, entry)
     except PermissionError as error:
@@ -116,6 +121,18 @@ def read(path: Path, kind: type[_C]) -> tuple[_C, str]:
 def read_object(file: Path) -> dict[str, Any]:
     """The JSON object in a small file from elsewhere; a UserError unless it is sound, with no key twice."""
     return parse(file, read_text(file))
+
+
+def said_format(path: Path) -> str:
+    """What the card in the folder `path` says that it is; empty where there is no card, or no sound one."""
+    file = path / CARD
+    if file.is_symlink() or not file.is_file():
+        return ""
+    try:
+        said = read_object(file).get("format")
+    except UserError:  # whoever opens it will say so
+        return ""
+    return said if isinstance(said, str) else ""
 
 
 def load_tensors(file: Path) -> dict[str, Tensor]:
@@ -187,25 +204,56 @@ def _check_present(path: Path, card: Card) -> None:
         raise UserError(f"{path}: {name!r:.80} {where}; ask the sender for an unaltered bundle.")
 
 
+def _check_signature(path: Path) -> None:
+    """Refuse what lies in a signature's place but cannot be one; whose it is, if it is one, `signing` says."""
+    if os.path.lexists(path / SIGNATURE):
+        _check_plain(path, SIGNATURE)
+        if (path / SIGNATURE).stat().st_size > MOST_SIGNATURE:
+            raise UserError(f"{path}: {SIGNATURE!r} is larger than any signature; ask the sender for another.")
+
+
 def _check_file(path: Path, name: str, entry: FileEntry) -> None:
     """Refuse a file that is not what the card says."""
     file = path / name
     altered = UserError(f"{path}: {name!r:.80} is truncated or altered; ask the sender for it again.")
-    if file.is_symlink() or not file.is_file():
-        raise UserError(f"{path}: {name!r:.80} is not a plain file; ask the sender for an unaltered bundle.")
-    if file.stat().st_nlink > 1:
-        raise UserError(f"{path}: {name!r:.80} is a hard link to another file; make a copy of the bundle.")
+    _check_plain(path, name)
     size = file.stat().st_size
     if size != entry.size:
         raise altered
-    if file.suffix != ".safetensors" and _is_packed(file):
-        raise UserError(f"{path}: {name!r:.80} is a pickle or an archive, which no bundle may hold.")
+    if size > _SMALL and _is_hollow(file):
+        raise UserError(
+            f"{path}: {name!r:.80} is a sparse file, with next to nothing stored of its {size} bytes; ask the "
+            "sender for an unaltered bundle."
+        )
     if file.suffix == ".safetensors" and size > _SOON_READ:
         headers(file)
     if _sha256(file) != entry.sha256:
         raise altered
     if file.suffix == ".safetensors":
         headers(file)
+
+
+def _check_plain(path: Path, name: str) -> None:
+    """Refuse a link, a folder, and what would be unpacked; nothing is read that is no file."""
+    file = path / name
+    if file.is_symlink() or not file.is_file():
+        raise UserError(f"{path}: {name!r:.80} is not a plain file; ask the sender for an unaltered bundle.")
+    if file.stat().st_nlink > 1:
+        raise UserError(f"{path}: {name!r:.80} is a hard link to another file; make a copy of the bundle.")
+    if file.suffix != ".safetensors" and _is_packed(file):
+        raise UserError(f"{path}: {name!r:.80} is a pickle or an archive, which no bundle may hold.")
+
+
+def _is_hollow(file: Path) -> bool:
+    """Whether nearly all of a file is a hole, which costs its sender nothing and whoever reads it hours.
+
+    Both signs count: some disks tell late, or never, how much is stored, and a hole or two is honest.
+    """
+    stat = file.stat()
+    if sys.platform == "win32" or stat.st_blocks * 512 * _HOLLOW >= stat.st_size:
+        return False
+    with file.open("rb") as stream:
+        return os.lseek(stream.fileno(), 0, os.SEEK_HOLE) < stat.st_size
 
 
 def _is_packed(file: Path) -> bool:

@@ -15,8 +15,13 @@ from transformers.utils import logging
 _TELLTALE = frozenset(
     ("_name_or_path", "name_or_path", "auto_map", "is_local", "local_files_only", "_commit_hash")
 )
-_TOKENS = frozenset(("added_tokens_decoder", "extra_special_tokens"))  # where a word is a token, no path
-_PATH = re.compile(r"(file:/|~/|/[^/\n]+/|[A-Za-z]:[\\/]|\\\\)")  # how an absolute one begins
+_VERBATIM = frozenset(  # where words are tokens, or a template's, and no paths
+    ("added_tokens_decoder", "extra_special_tokens", "chat_template", "stop_strings")
+)
+_PATH = re.compile(  # how one begins, at the start of a text or within it; that of a URL does not
+    r"file:/|^/[^/\n]+/"
+    r"|(?:^|[\s\"'`=:,;(\[{])(?:~[\w.-]*/|\.\.?/|/[^/\s]+/|[A-Za-z]:[\\/]|\\\\[\w.-]+\\|[\w.+-]+@[\w.-]+:)"
+)
 
 
 def write(
@@ -53,11 +58,25 @@ def write_description(folder: Path, model: PreTrainedModel, tokenizer: PreTraine
 
 
 def _untold(data: dict[str, Any]) -> dict[str, Any]:
-    """Without what trainers and hubs leave behind of a machine: their own keys, and absolute paths anywhere."""
+    """Without what trainers and hubs leave behind of a machine: their own keys, and local paths anywhere."""
     found = {}
     for key, value in data.items():
-        words = value if isinstance(value, list) and key not in _TOKENS else [value]
-        if key in _TELLTALE or any(isinstance(word, str) and _PATH.match(word) for word in words):
-            continue
-        found[key] = _untold(value) if isinstance(value, dict) and key not in _TOKENS else value
+        if key in _VERBATIM:
+            found[key] = value
+        elif key not in _TELLTALE and not _tells(key) and not _tells(value):
+            found[key] = _within(value)
     return found
+
+
+def _tells(value: Any) -> bool:
+    """Whether a text holds a local path, or a list such a text."""
+    if isinstance(value, list):
+        return any(map(_tells, value))
+    return isinstance(value, str) and _PATH.search(value) is not None
+
+
+def _within(value: Any) -> Any:
+    """A value without what its objects tell."""
+    if isinstance(value, list):
+        return [_within(each) for each in value]
+    return _untold(value) if isinstance(value, dict) else value

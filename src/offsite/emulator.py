@@ -29,7 +29,6 @@ _FILES = VOCABULARY | {"config.json", _GENERATION, _PLAIN, _NATIVE}
 
 
 _KIND = "offsite-emulator/"
-_LONGEST_CARD = 2 << 20  # what is longer will not be opened
 _ShapeOf = Callable[[str], tuple[int, ...] | None]
 
 
@@ -144,11 +143,7 @@ class Emulator:
 
 def is_emulator(path: Path | str) -> bool:
     """Whether `path` is the folder of an emulator bundle (rather than of a model)."""
-    card = Path(path) / bundle.CARD
-    if not card.is_file():
-        return False
-    with card.open(encoding="utf-8", errors="replace") as stream:
-        return _KIND in stream.read(_LONGEST_CARD)
+    return bundle.said_format(Path(path)).startswith(_KIND)
 
 
 def _altered(model: PreTrainedModel, split: Split, shape_of: _ShapeOf) -> bool:

@@ -8,6 +8,7 @@ sweeps it. Where there are no such locks (Windows, some network disks) all works
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -44,18 +45,32 @@ def staged(path: Path) -> Iterator[Path]:
         finally:
             _staging.remove(fresh)
         _readable(fresh)
+        _settle(fresh)
         _replace(path, fresh)
 
 
-def write_text(path: Path, text: str, *, mode: int = 0o666) -> None:
+def write_text(path: Path, text: str, *, mode: int = 0o666, new: bool = False) -> None:
     """Write `text` (UTF-8) to `path` whole or not at all; missing folders above it are made.
 
-    Never, not while it is being written either, is it more open than `mode` (less the umask).
+    Never, not while it is being written either, is it more open than `mode` (less the umask). Where it is to be
+    `new`, and something is there by then, that stays, and FileExistsError is raised.
     """
     path = path.resolve()
     with parents_of(path), _mended(path), _partial(path, lambda new: new.touch(mode)) as fresh:
         fresh.write_text(text, encoding="utf-8")
-        fresh.replace(path)
+        _settle(fresh)
+        _claim(fresh, path) if new else fresh.replace(path)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a `value` as `indented` and `write_text` do."""
+    write_text(path, indented(value) + "\n")
+
+
+def indented(value: object) -> str:
+    """Indented JSON: null for infinity and NaN, which JSON cannot say, and words for what is no JSON."""
+    plain = json.loads(json.dumps(value, default=str), parse_constant=lambda _: None)
+    return json.dumps(plain, indent=2)
 
 
 @contextmanager
@@ -85,16 +100,15 @@ def held(folder: Path) -> Iterator[None]:
 def mend(path: Path) -> None:
     """Put right what a kill left of writing at `path`: an output set aside comes back, partial ones go."""
     path = path.resolve()
-    ours = re.compile(rf"\.{re.escape(path.name)}\.partial-[0-9a-f]{{12}}({re.escape(_OLD)})?")
-    names = os.listdir(path.parent) if path.parent.is_dir() else []  # noqa: PTH208 - names are enough
-    for left in (path.parent / name for name in names if ours.fullmatch(name)):
-        with suppress(OSError):  # held by its writer, swept by another, or of another user
-            lock = _Lock(left)
-            try:
-                if lock.is_sure:
-                    _put_right(left, path)
-            finally:
-                lock.release()
+    for left in _abandoned(path):
+        with suppress(OSError):  # of another user
+            _put_right(left, path)
+
+
+def was_cut_off(path: Path) -> bool:
+    """Whether a kill left nothing at `path` but a partial one, which `mend` would sweep."""
+    path = path.resolve()
+    return not path.exists() and any(not left.name.endswith(_OLD) for left in _abandoned(path))
 
 
 def remove(folder: Path) -> None:
@@ -161,6 +175,18 @@ def _readable(folder: Path) -> None:
             file.chmod(mode)
 
 
+def _settle(fresh: Path) -> None:
+    """Have it all on the disk, or a machine that dies just after the rename keeps a name with nothing in it."""
+    for each in (*fresh.rglob("*"), fresh):
+        if each.is_dir() and sys.platform == "win32":  # which opens no folders
+            continue
+        opened = os.open(each, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+
 def _replace(path: Path, fresh: Path) -> None:
     """Give `fresh` the name `path`; between the two renames what stood there is held, and `mend` knows it."""
     while not _renamed(fresh, path):
@@ -185,6 +211,20 @@ def _renamed(fresh: Path, path: Path) -> bool:
             return False
         raise
     return True
+
+
+def _claim(fresh: Path, path: Path) -> None:
+    """Give `fresh` the name `path` unless something has it."""
+    try:
+        os.link(fresh, path)
+    except FileExistsError:
+        raise
+    except OSError as error:  # a disk without links, on which two may be as quick as each other
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+        fresh.rename(path)
+    else:
+        fresh.unlink()
 
 
 def _beside(path: Path, ending: str = "") -> Path:
@@ -221,6 +261,22 @@ def _mended(path: Path) -> Iterator[None]:
     except BaseException:
         mend(path)  # the old output comes back if it was set aside just then
         raise
+
+
+def _abandoned(path: Path) -> Iterator[Path]:
+    """What nobody holds of all that was being written at `path`, each held for as long as it is looked at."""
+    ours = re.compile(rf"\.{re.escape(path.name)}\.partial-[0-9a-f]{{12}}({re.escape(_OLD)})?")
+    names = os.listdir(path.parent) if path.parent.is_dir() else []  # noqa: PTH208 - names are enough
+    for left in (path.parent / name for name in names if ours.fullmatch(name)):
+        try:
+            lock = _Lock(left)
+        except OSError:  # held by its writer, swept by another, or of another user
+            continue
+        try:
+            if lock.is_sure:
+                yield left
+        finally:
+            lock.release()
 
 
 def _put_right(left: Path, path: Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import io
 import logging as levels
+import os
 import re
 import shutil
 import sys
@@ -127,6 +128,7 @@ def load(word: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     checkpoint is run. What is missing, broken or no causal language model is a UserError.
     """
     where = resolve(word)
+    _refuse_bundle(word, where)
     on_hub = not Path(where).is_dir()
     if on_hub:
         sys.stderr.write(f"looking for {word} on the hub (no folder of that name is here)\n")
@@ -137,6 +139,15 @@ def load(word: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     model.to(device())  # type: ignore[arg-type]
     model.eval()  # type: ignore[no-untyped-call]
     return model, tokenizer
+
+
+def _refuse_bundle(word: str, where: str) -> None:
+    # Opened as a plain model, a bundle would pass by all that its receiver checks.
+    if os.path.lexists(Path(where) / "card.json"):
+        raise UserError(
+            f"{word!r} holds a card.json, as bundles do, and is no plain model; `offsite inspect` says what it "
+            "is, and `offsite export` makes a plain model of an emulator."
+        )
 
 
 def _refuse_without_gguf(name: str) -> None:

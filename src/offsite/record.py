@@ -33,14 +33,18 @@ def calling(words: Sequence[str]) -> Iterator[None]:
 
 def record(seed: int) -> dict[str, Any]:
     """What to write beside a result that was just made with `seed`."""
-    words = _call.get() or _command(sys.argv)
     return {
-        "call": shlex.join(words),
+        "call": call(),
         "versions": versions(PACKAGES),
         "seed": seed,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": machine(),
     }
+
+
+def call() -> str:
+    """The command that runs, as a person would type it."""
+    return shlex.join(_call.get() or _command(sys.argv))
 
 
 def _command(argv: Sequence[str]) -> list[str]:

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
     from model_signing import hashing, manifest
 
-_SIGNATURE_LIMIT = 1 << 20  # bytes; an honest one has 200 for each of a dozen files
 _CARD_LIMIT = 16 << 20  # as `bundle` has it
 _KEY_LIMIT = 1 << 16
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")
@@ -40,6 +39,7 @@ def keygen(out: Path) -> tuple[Path, Path]:
     """Write a new key on the curve P-256: `out`.key for its owner's eyes alone, `out`.pub for everyone.
 
     Both are PEM (PKCS #8 without a passphrase, for model-signing 1.1 opens no other; SubjectPublicKeyInfo).
+    To a private key that stands alone, as a kill may leave it, its public one is added.
     """
     _library()
     from cryptography.hazmat.primitives import serialization as pem
@@ -47,16 +47,21 @@ def keygen(out: Path) -> tuple[Path, Path]:
 
     if out.name in ("", ".."):
         raise UserError(f"{str(out)!r} is a folder; name what the files of the keys are to be called.")
-    files = out.with_name(f"{out.name}.key"), out.with_name(f"{out.name}.pub")
-    for file in files:
+    private, public = out.with_name(f"{out.name}.key"), out.with_name(f"{out.name}.pub")
+    for file in (private, public):
         check_parent(file)
-        if os.path.lexists(file):
-            raise UserError(f"{str(file)!r} is already there, and keys are never replaced; name other ones.")
-    key = ec.generate_private_key(ec.SECP256R1())
-    private = key.private_bytes(pem.Encoding.PEM, pem.PrivateFormat.PKCS8, pem.NoEncryption())
-    write_text(files[0], private.decode(), mode=0o600)
-    write_text(files[1], _pem(key.public_key()).decode())
-    return files
+        mend(file)
+    if os.path.lexists(public) or (os.path.lexists(private) and not _is_private_key(private)):
+        raise _taken(private if os.path.lexists(private) else public)
+    if not os.path.lexists(private):
+        key = ec.generate_private_key(ec.SECP256R1())
+        text = key.private_bytes(pem.Encoding.PEM, pem.PrivateFormat.PKCS8, pem.NoEncryption()).decode()
+        try:
+            write_text(private, text, mode=0o600, new=True)
+        except FileExistsError as error:
+            raise _taken(private) from error
+    write_text(public, _pem(_private_key(private).public_key()).decode())
+    return private, public
 
 
 def fingerprint(key: Path) -> str:
@@ -88,8 +93,8 @@ def sign(path: Path, key: Path) -> str:
 def verify(path: Path, key: Path) -> dict[str, str]:
     """The sha256 of each file of the bundle at `path`, all of which the holder of the public `key` signed.
 
-    A UserError that says which, for a bundle that is unsigned, signed with another key, or altered, and for
-    a file too many or too few. No link is followed, and no more is hashed than was signed.
+    A UserError for a bundle that is unsigned, signed with another key, or altered, names what is wrong. No link
+    is followed, and no more is hashed than was signed.
     """
     _library()
     from cryptography.exceptions import InvalidSignature
@@ -255,7 +260,7 @@ def _signature(path: Path) -> _Signature:
         raise UserError(
             f"{path} is not signed, for it lacks {SIGNATURE}; ask the sender for the signed bundle."
         )
-    if file.is_symlink() or not file.is_file() or file.stat().st_size > _SIGNATURE_LIMIT:
+    if file.is_symlink() or not file.is_file() or file.stat().st_size > bundle.MOST_SIGNATURE:
         raise _unsound(path, "it is no plain file of a sane size")
     try:
         return _Signature.model_validate(bundle.read_object(file))
@@ -271,6 +276,17 @@ def _unsound(path: Path, why: object) -> UserError:
         f"{path / SIGNATURE} is no signature as `offsite sign` or model-signing makes one with a key "
         f"({brief(why)}); ask the sender to sign the bundle again."
     )
+
+
+def _taken(file: Path) -> UserError:
+    return UserError(f"{str(file)!r} is already there, and keys are never replaced; name other ones.")
+
+
+def _is_private_key(file: Path) -> bool:
+    try:
+        return bool(_private_key(file))
+    except (OSError, UserError):
+        return False
 
 
 def _private_key(file: Path) -> EllipticCurvePrivateKey:

@@ -17,6 +17,7 @@ _ORDERS = (
     "quantization_config", "attn_implementation", "experts_implementation",
 )  # fmt: skip
 _MOST = {"layer": 100_000, "num_labels": 10_000}  # configs make lists so long before anything can stop them
+_MOST_MODULES = 15_000  # a thousand layers; each takes 2 kB, names and all, however small its weights are
 _LEAST_BUFFERED = 48 << 20  # bytes of tables that no file holds (rotations, masks), whatever the weights are
 
 
@@ -27,7 +28,7 @@ def from_stranger(
 
     Built by name: never by remote code, which `attn_implementation` would fetch as well as `auto_map`.
     `tensors` is how many the model has, `stored` their bytes; what would build far more is refused before it
-    takes time or memory.
+    takes time or memory, whether its tensors are stored or stand for each other.
     """
     from transformers import CONFIG_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -41,7 +42,7 @@ def from_stranger(
     refuse_methods("The config", data, CONFIG_MAPPING[kind])
     try:
         config: PretrainedConfig = CONFIG_MAPPING[kind].from_dict(dict(data))
-        with _at_most(20 * tensors + 1000, kind):
+        with _at_most(min(20 * tensors + 1000, _MOST_MODULES), kind):
             bare = skeleton(config)
         _refuse_tables(bare, max(_LEAST_BUFFERED, stored // 4))
     except UserError:
@@ -85,7 +86,10 @@ def _at_most(count: int, kind: str) -> Iterator[None]:
         nonlocal built
         built += 1
         if built > count:
-            raise UserError(f"The config describes a {kind} model far larger than the weights beside it.")
+            raise UserError(
+                f"The config describes a {kind} model of over {count} modules, far larger than the weights "
+                "beside it."
+            )
 
     handle = register_module_module_registration_hook(hook)
     try:

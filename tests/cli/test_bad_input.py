@@ -66,7 +66,7 @@ LINES = {
     "compare M E --tasks raec -o O": "did you mean 'race'?",
     "tune E -o O --data D --report-to tensorbord": "no tracker 'tensorbord' here",
     # one thing in place of another
-    "compress A -o O": "adapter' holds no config.json",
+    "compress A -o O": "adapter' holds a card.json, as bundles do",
     "compress D -o O": "data.jsonl' is a file",
     "compress M -o O --profile E": "emulator' is not a profile: it has no profile.json",
     "compress M -o O --profile D": "data.jsonl' is not a profile",
@@ -79,7 +79,7 @@ LINES = {
     "export M -o O": "model' is not a bundle",
     "inspect M": "model' is not a bundle",
     "inspect D": "data.jsonl' is not a bundle",
-    "evaluate A --tasks Q -o O": "adapter' holds no config.json",
+    "evaluate A --tasks Q -o O": "adapter' holds a card.json, as bundles do",
     "compare M A --tasks Q -o O": "where 'offsite-emulator/1' is wanted",
     "evaluate M --tasks D -o O": 'data.jsonl, line 1: expected "choices"',
     # numbers out of bounds

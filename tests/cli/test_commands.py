@@ -179,7 +179,7 @@ class TestInspectAgainst:
             ("inspect M --against M", "model' is not a bundle"),
             ("inspect no/such --against M", "There is no 'no/such'"),
             ("inspect E --against no/such/model", "'no/such/model' is neither"),
-            ("inspect E --against A", "adapter' holds no config.json"),
+            ("inspect E --against A", "adapter' holds a card.json, as bundles do"),
             ("inspect E --against X --text T", "made from another model"),
             ("inspect E --against M --text wikipedai", "did you mean 'wikipedia'?"),
             ("inspect E --against M --text T --blocks 9999", "where 9999 are wanted"),

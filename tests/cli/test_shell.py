@@ -61,6 +61,11 @@ ERRORS = {
         "There is not enough",
     ),
     "no memory, on a GPU": (RuntimeError("CUDA out of memory. Tried to"), 2, "There is not enough memory"),
+    "a tracker's own": (
+        type("Odd", (Exception,), {"__module__": "mlflow.exceptions"})("no store"),
+        2,
+        "The tracker mlflow refuses (no store); mend",
+    ),
     "ours": (KeyError("oops"), 1, "This is a bug in offsite (KeyError: 'oops'); please report it"),
     "ours, at length": (AssertionError("x" * 10**6), 1, "This is a bug in offsite (AssertionError: xxx"),
     "a file that ends": (

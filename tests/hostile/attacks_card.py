@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tests.hostile.corpus import attack, card, card_text
+from tests.bundles import edit_json, sign
+from tests.hostile.attacks_weights import tensor_names
+from tests.hostile.corpus import attack, card, card_text, weights
 
 ALL = "emulator adapter"
 
@@ -91,6 +93,17 @@ def sixty_thousand_aliases_that_are_no_names(folder):
 @attack("emulator", "does not belong|same as")
 def twenty_thousand_aliases_of_nothing(folder):
     card(folder, lambda data: data["same_as"].update({f"x{n}": "lm_head.weight" for n in range(20_000)}))
+
+
+@attack("emulator", "far larger than the weights")
+def a_layer_that_stands_in_two_thousand_places(folder):
+    edit_json(folder, "config.json", num_hidden_layers=2000, layer_types=None)
+    weights(folder).rename(folder / "emulator.safetensors")  # as of any whose layers share
+    sign(folder)
+    names = [name for name in tensor_names(folder) if name.startswith("model.layers.1.")]
+    last = len([name for name in tensor_names(folder) if name.endswith("q_proj.weight")])
+    same_as = {name.replace(".1.", f".{n}.", 1): name for n in range(last, 2000) for name in names}
+    card(folder, lambda data: data["same_as"].update(same_as))
 
 
 @attack(ALL, "card.json is not sound JSON .*NaN")

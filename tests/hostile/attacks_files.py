@@ -190,7 +190,7 @@ def a_size_that_is_not_so(folder):
     card(folder, lambda data: data["files"][weights(folder).name].update(size=10**12))
 
 
-@attack(ALL, "safetensors is not a readable")
+@attack(ALL, "safetensors' is a sparse file")
 def a_file_of_a_terabyte_of_nothing(folder):
     file = weights(folder)
     os.truncate(file, 1 << 40)

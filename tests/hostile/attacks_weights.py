@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 
 import torch
 
-from tests.bundles import edit_tensors
-from tests.hostile.corpus import attack, first, header, header_text, put, weights
+from tests.bundles import edit_json, edit_tensors
+from tests.hostile.corpus import attack, card, first, header, header_text, put, weights
 
 ALL = "emulator adapter"
 WHY = "safetensors is not a readable"
@@ -71,6 +72,33 @@ def a_gap_between_tensors(folder):
 
     header(folder, change)
     put(folder, weights(folder).name, weights(folder).read_bytes() + bytes(64))
+
+
+def hollow(folder, name, begin=b""):
+    """A file of a terabyte, as the card says, and next to nothing stored of it; its digest takes hours."""
+    (folder / name).write_bytes(begin)
+    os.truncate(folder / name, 1 << 40)
+    card(folder, lambda data: data["files"].update({name: {"sha256": "0" * 64, "size": 1 << 40}}))
+
+
+@attack(ALL, "safetensors' is a sparse file")
+def a_terabyte_of_one_tensor(folder):
+    said = {"dtype": "F32", "shape": [(1 << 38) - 32], "data_offsets": [0, (1 << 40) - 128]}
+    text = json.dumps({min(tensor_names(folder)): said}).encode().ljust(120)
+    hollow(folder, weights(folder).name, struct.pack("<Q", len(text)) + text)
+
+
+@attack("emulator", "'tokenizer.json' is a sparse file")
+def a_tokenizer_of_a_terabyte(folder):
+    hollow(folder, "tokenizer.json")
+
+
+@attack("emulator", "far larger than the weights")
+def two_thousand_layers_of_next_to_nothing(folder):
+    edit_json(folder, "config.json", num_hidden_layers=2000, layer_types=None)
+    names = [name for name in tensor_names(folder) if name.startswith("model.layers.1.")]
+    more = {name.replace(".1.", f".{n}.", 1): torch.zeros(0) for n in range(4, 2000) for name in names}
+    edit_tensors(folder, lambda tensors: tensors.update(more))
 
 
 @attack(ALL, WHY)

@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 import sys
+import sysconfig
 import tempfile
 import time
 import warnings
@@ -33,12 +34,19 @@ from tests.families import tiny_model, tiny_tokenizer
 from tests.hostile.all import ATTACKS
 from tests.hostile.corpus import CANARY, Attack
 
+ROOT = Path(__file__).parents[2]
 SPLIT = Split(1, 1)
 PATIENCE = 20  # seconds
 SHARE = int(os.environ.get("HOSTILE_SHARE", "8"))
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _EVIL = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "pickle.find_class",
-         "socket.connect", "os.mkdir", "os.rename", "os.remove", "os.link", "os.symlink")  # fmt: skip
+         "socket.connect", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname",
+         "os.mkdir", "os.rename", "os.remove", "os.link", "os.symlink")  # fmt: skip
+_OWN = tuple(  # where Python, the libraries and this code read
+    {os.path.realpath(path) for path in (sys.prefix, sys.base_prefix, *sysconfig.get_paths().values(), ROOT)}
+)
+_SYSTEM = ("/dev/", "/proc/", "/sys/")
+theirs: list[str] = []  # where the receiver has the bundle and what is its own
 events: list[str] = []
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -128,7 +136,7 @@ def run(each: Attack, world: Path, model) -> dict:
     folder = world / "attacked" / each.kind
     shutil.copytree(world / "honest" / each.kind, folder)
     each.alter(folder)
-    size = sum(path.lstat().st_size for path in folder.iterdir() if not path.is_symlink())
+    size = sum(512 * path.lstat().st_blocks for path in folder.iterdir())  # of a sparse file, what is there
     before = tree(world)
     signal.alarm(PATIENCE)
     told = {"name": each.name, "why": each.why, "declared": round(size / 2**20, 1), "error": "", "said": ""}
@@ -181,13 +189,24 @@ def unprivileged(folder: Path):
 
 
 def spy(event: str, arguments: tuple) -> None:
-    """The audit hook: writing, starting, connecting, unpickling."""
+    """The audit hook: writing, reading elsewhere, starting, connecting, unpickling."""
     if event == "open":
         path, _, flags = arguments
-        if isinstance(flags, int) and flags & _WRITING and not str(path).startswith(("/dev/", "/proc/")):
-            events.append(f"open for writing: {path}")
+        if isinstance(path, int):  # a file that was open already
+            return
+        if how := undue(os.path.realpath(os.fsdecode(path)), flags):
+            events.append(f"open for {how}: {os.fsdecode(path)}")
     elif event in _EVIL:
         events.append(f"{event} {str(arguments)[:100]}")
+
+
+def undue(path: str, flags: object) -> str:
+    """What a file is opened for, if that is none of its receiver's business; empty if it is."""
+    if path.startswith(_SYSTEM):
+        return ""
+    if isinstance(flags, int) and flags & _WRITING:
+        return "writing"
+    return "" if path.startswith((*_OWN, *theirs)) else "reading"
 
 
 def late(*_) -> None:
@@ -213,6 +232,8 @@ def main() -> None:
         told = commanded(kind, world / "honest" / kind, world)
         assert told["code"] == 0, told
         clear(world)
+    own = ("honest", "cwd", "tmp", *(f"attacked/{kind}" for kind in ("emulator", "adapter", "lora")))
+    theirs.extend(f"{os.path.realpath(world / name)}/" for name in own)
     sys.addaudithook(spy)
     for each in ATTACKS:
         if part in each.name:

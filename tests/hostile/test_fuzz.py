@@ -1,6 +1,6 @@
 """Cards and headers altered at random: each is refused in one sentence or opened, soon and in little memory.
 
-`make test` asks a few hundred cases, always the same; `pytest -m slow tests/hostile` asks 10,000.
+`make test` asks a few hundred cases, always the same; `pytest -m long tests/hostile` asks 10,000.
 """
 
 from __future__ import annotations

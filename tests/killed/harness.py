@@ -145,8 +145,13 @@ class Undisturbed:
         ended = forks.run(words)
         assert ended.code == 0, ended
         forks.warm()
-        self.kept = here.with_name("kept")
+        self.kept, self.older = here.with_name("kept"), here.with_name("older")
         shutil.copytree(here, self.kept)
+        shutil.copytree(here, self.older)
+        for marking in self.older.glob("*/*.json"):
+            told = json.loads(marking.read_text())
+            marking.write_text(json.dumps(told | {"older": True}))
+        self.old = tree(self.older)
         self.whole, self.events, self.seconds = tree(here), ended.events or 0, ended.seconds
 
     def check(self) -> None:
@@ -170,20 +175,26 @@ class Undisturbed:
         return [[moment(row, place) for place in range(3)] for row in range(count // 3)]
 
     def begin(self, replacing: bool = False) -> None:
-        """With nothing in `here`, or in place of the outputs of an earlier run."""
+        """With nothing in `here`, or in place of the outputs of an earlier run, which are others."""
         emptied(self.here)
         if replacing:
-            shutil.copytree(self.kept, self.here, dirs_exist_ok=True)
+            shutil.copytree(self.older, self.here, dirs_exist_ok=True)
 
     def disturb(self, moment: Moment) -> Ended:
-        """Run it so; afterwards all that was there is there, and all that is there is whole."""
+        """Run it so; afterwards all that was there is there, and all that is there is whole, old or new.
+
+        What is new has its receipt.
+        """
         before = self._shown()
         ended = self.forks.run(self.words, moment)
         for name in before - self._shown():  # set aside, just then
             mend(self.here / name)
         shown, found = self._shown(), tree(self.here)
         assert before <= shown, found
-        assert _within(found, shown) == _within(self.whole, shown)
+        new = {name for name in shown if _within(found, {name}) == _within(self.whole, {name})}
+        assert _within(found, shown - new) == _within(self.old, shown - new)
+        receipts = {name for name in self._names() if name.endswith("-receipt")}
+        assert {name for name in receipts if name.removesuffix("-receipt") in new} <= new
         return ended
 
     def again(self) -> Ended:
@@ -194,6 +205,9 @@ class Undisturbed:
         apart = found.items() ^ self.whole.items()
         assert not apart, sorted({name for name, _ in apart})
         return ended
+
+    def _names(self) -> set[str]:
+        return {name.partition("/")[0] for name in self.whole}
 
     def _shown(self) -> set[str]:
         return {path.name for path in self.here.iterdir() if not path.name.startswith(".")}
@@ -288,7 +302,8 @@ def _run(words, log, event, how, most):
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         before = set(sys.modules)
         sys.argv = ["offsite", *words]
-        count = _watch(str(Path(words[words.index("-o") + 1]).parent), event, how, most)
+        out = words[words.index("-o") + 1] if "-o" in words else words[1]  # which is signed where it is
+        count = _watch(str(Path(out).parent), event, how, most)
 
         from offsite.cli import app, shell
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from contextlib import contextmanager
@@ -25,13 +26,15 @@ LINES = {
     "profile, scaleot": "profile M -o O --method scaleot --text T --steps 11 --blocks 24 --length 16 "
     "--set batch_size=2 --set rank=4",
     "distill": "compress M -o O --method uniform --keep 0.5 --distill 11 --text T",
+    "compress": "compress M -o O --method uniform --keep 0.5",
+    "plug": "plug M A -o O",
     "tune": "tune E -o O --data D --steps 62 --batch-size 2 --max-length 32 --lr 1e-2 --resume",
     "compare": "compare M E --tasks Q --train D --steps 11 --limit 2 -o O",
     "compare, a recipe": "compare R -o O",
     "frontier": "frontier M --tasks Q -o O --train D --steps 2 --limit 2 --text T --blocks 2 --length 16 "
     "--method uniform --keeps 0.25,0.75 --score 1 --min-gap -100",
 }
-QUICK = ("profile, gradot", "compare")  # of them, in `make test`
+QUICK = ("profile, gradot", "compress", "compare")  # of them, in `make test`
 RECIPE = {
     "methods": ["uniform", "svd"], "keeps": 0.5, "steps": 2, "limit": 2, "seeds": [0],
 }  # fmt: skip
@@ -43,7 +46,7 @@ def places(world, tmp_path_factory):
     folder = tmp_path_factory.mktemp("places")
     text = (world / "text.txt").read_text().split()[:12_000]  # eleven batches of eight blocks of 128
     (folder / "text.txt").write_text(" ".join(text))
-    found = {"M": world / "model", "E": world / "emulator", "D": world / "data.jsonl"}
+    found = {"M": world / "model", "E": world / "emulator", "A": world / "adapter", "D": world / "data.jsonl"}
     found |= {"Q": world / "questions.jsonl", "T": folder / "text.txt", "R": folder / "recipe.yaml"}
     recipe = RECIPE | {"model": str(found["M"]), "tasks": str(found["Q"]), "train": str(found["D"])}
     found["R"].write_text(json.dumps(recipe | {"text": str(found["T"])}))  # JSON is YAML too
@@ -111,6 +114,76 @@ def test_what_was_killed_is_no_hindrance_to_starting_over(undisturbed, forks):
     known = json.loads((line.kept / "out-receipt" / "receipt.json").read_text())
     assert (found["adapter"], found["curve"]) == (known["adapter"], known["curve"])
     assert set(tree(line.here)) == set(line.whole)
+
+
+@pytest.mark.parametrize("name", ["compress", pytest.param("plug", marks=pytest.mark.long)])
+def test_killed_between_its_names_it_runs_again_unforced(undisturbed, forks, name):
+    line = undisturbed(name)
+    words = [word for word in line.words if word != "--force"]
+    between = 0
+    for event in range(line.events - 8, line.events + 1):
+        line.begin()
+        assert forks.run(words, Moment(event=event)).code in {0, *KILLED}
+        names = {path.name for path in line.here.iterdir()}
+        assert "out-receipt" in names or "out" not in names
+        if "out" not in names:
+            between += "out-receipt" in names
+            ended = forks.run(words)
+            assert ended.code == 0, ended
+            assert set(tree(line.here)) == set(line.whole)
+    assert between
+
+
+class TestSigning:
+    """Keys and signatures differ each time, so that what they are good for is compared."""
+
+    @pytest.fixture
+    def disturbed(self, forks, tmp_path):
+        """The folders in which a line was killed just before each of its writes, and how to run it again."""
+        signing = pytest.importorskip("offsite.signing")
+        pytest.importorskip("model_signing.signing")
+
+        def over(words, prepare):
+            def begun(name):
+                prepare(folder := emptied(tmp_path / name))
+                return folder, [
+                    str({"O": folder / "out", "B": folder / "sent"}.get(word, word)) for word in words
+                ]
+
+            for event in range(1, forks.run(begun("whole")[1]).events + 1):
+                folder, line = begun(str(event))
+                assert forks.run(line, Moment(event=event)).code in KILLED
+                yield folder, lambda line=line: forks.run(line)
+
+        return signing, over
+
+    def test_of_keys_there_are_none_or_two_that_match(self, disturbed, world, tmp_path):
+        signing, over = disturbed
+        adapter = shutil.copytree(world / "adapter", tmp_path / "adapter")
+        for folder, again in over(["keygen", "-o", "O"], lambda folder: None):
+            private, public = folder / "out.key", folder / "out.pub"
+            assert private.exists() or not public.exists()
+            assert public.exists() or again().code == 0
+            assert {path for path in folder.iterdir() if ".partial-" not in path.name} == {private, public}
+            assert signing.sign(adapter, private) == signing.fingerprint(public)
+
+    def test_a_bundle_has_the_old_signature_or_the_new(self, disturbed, world, tmp_path):
+        signing, over = disturbed
+        old, new = (signing.keygen(tmp_path / name) for name in ("old", "new"))
+
+        publics = {signing.fingerprint(public): public for _, public in (old, new)}
+
+        def signed(folder):
+            signing.sign(shutil.copytree(world / "adapter", folder / "sent"), old[0])
+
+        for folder, again in over(["sign", "B", "--key", str(new[0])], signed):
+            swept = [path.unlink() for path in folder.rglob("*.partial-*")]
+            assert len(swept) <= 1
+            said = json.loads((folder / "sent" / "model.sig").read_text())
+            signer = said["verificationMaterial"]["publicKey"]["hint"]
+            assert signing.verify(folder / "sent", publics[signer])
+            assert again().code == 0
+            assert signing.verify(folder / "sent", new[1])
 
 
 class TestTwoAtOnce:

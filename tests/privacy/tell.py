@@ -148,7 +148,12 @@ def write(home):
 
 def _leave_traces(folder):
     """Paths as trainers and hubs leave them behind in a model's files."""
-    trace = f"/mnt/{MARKS['what a library left behind']}/run-7/model"
+    mark = MARKS["what a library left behind"]
+    trace = f"/mnt/{mark}/run-7/model"
+    nested = {
+        "nested": {"init_from": trace}, "runs": [{"dir": trace}, [{"dirs": [trace]}]], "made_of": {trace: 1},
+        "note": f"merged from {trace}", "parent": f"../{mark}/run", "copied": f"zoe@host:/{mark}/run",
+    }  # fmt: skip
     for name, keys in {
         "config.json": ("_name_or_path", "name_or_path", "base_model_path", "train_dir"),
         "generation_config.json": ("_name_or_path", "base_model_path"),
@@ -162,7 +167,7 @@ def _leave_traces(folder):
     }.items():
         file = folder / name
         data = json.loads(file.read_text())
-        file.write_text(json.dumps(data | dict.fromkeys(keys, trace) | {"nested": {"init_from": trace}}))
+        file.write_text(json.dumps(data | dict.fromkeys(keys, trace) | nested))
 
 
 def main(home):

@@ -88,11 +88,30 @@ def test_no_file_that_is_sent_remembers_a_user_or_can_be_run(story):
 def test_what_only_looks_like_a_path_stays():
     from offsite.checkpoint import _untold
 
-    told = {"stop_strings": "</s>", "eos": "/", "think": "/no_think", "template": "{{ a }}/b/c", "act": "silu",
-            "added_tokens_decoder": {"5": {"content": "/usr/bin/"}}, "rope": {"type": "yarn"}}  # fmt: skip
-    paths = {"a": "/mnt/x/y", "b": "~/x", "c": "C:\\x", "d": "file:///x", "e": {"f": ["/mnt/x/y"], "g": 1}}
+    told = {"eos": "/", "think": "/no_think", "template": "{{ a }}/b/c", "act": "silu",
+            "added_tokens_decoder": {"5": {"content": "/usr/bin/"}}, "rope": {"type": "yarn"},
+            "chat_template": [{"name": "a", "template": "say /think or /no_think"}], "stop_strings": [" /end/"],
+            "sep": "</s></s>", "mark": "[/INST] [/SYS]", "license": "https://example.com/a/b.txt", "hub": "a/b",
+            "layers": ["full", "sliding"], "ratio": "1:/2", "fim": "<|fim@1|>", "some": [[1, 2.5], None],
+            "dots": "... / ..", "text": "and/or, either / or"}  # fmt: skip
     assert _untold(told) == told
-    assert _untold(paths) == {"e": {"g": 1}}
+
+
+PATHS = [
+    "/mnt/x/y", "~/x", "C:\\x", "file:///x", "\\\\server\\x", "/a folder/x", "merged from /home/zoe/run",
+    "../zoe/run", "./zoe", "zoe@host:/data/x", "zoe@host:data", "from ~zoe/run", "--from=/mnt/x/y",
+    "see 'D:/x'", "a\n/mnt/x/y",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_path_goes_wherever_it_stands(path):
+    from offsite.checkpoint import _untold
+
+    assert _untold({"a": path, "b": [1, path], "c": [[path]], path: 1, "d": 2}) == {"d": 2}
+    assert _untold({"a": {"b": path, "c": 1}, "d": [{"e": path}, [{"f": path, "g": 1}]]}) == {
+        "a": {"c": 1}, "d": [{}, [{"g": 1}]],
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("what", MARKS)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from offsite.cli.profile import DEFAULT, Knobs, Methods, Profiles, Text, learn, worth
-from offsite.cli.shell import Force, Json, Seed, beside, console, emit, leftovers, output
+from offsite.cli.shell import Force, Json, Seed, beside, console, emit, leftovers, outputs, staged_with
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -67,7 +67,6 @@ def command(
 ) -> None:
     """Profile, plan, build, save the bundle and the owner's receipt."""
     from offsite import models, tasks
-    from offsite.folders import staged
     from offsite.owner.build import build, keep_of
     from offsite.owner.methods.base import check_keep
     from offsite.owner.receipt import write_receipt
@@ -76,8 +75,7 @@ def command(
 
     check_keep(keep)
     read: list[str | Path] = [model, text, *(profiles or [])]
-    output(out, force, read)
-    private = output(receipt or beside(out, "-receipt"), force, [*read, out])
+    private = outputs(out, receipt, force, read)
     asked = [f"{name}={value}" for name, value in (("alpha", alpha), ("beta", beta)) if value is not None]
     chosen, split = _chosen(profiles or [], method, [*(knobs or []), *asked], seed, bottom, top)
     tasks.check_text(text)
@@ -93,7 +91,7 @@ def command(
         if distill:
             _distill(emulator, whole, text, distill, seed, work)
         kept = keep_of(emulator, whole)
-        with staged(private) as notes, staged(out) as folder:
+        with staged_with(private, out) as (notes, folder):
             emulator.save(folder)
             write_receipt(notes, emulator, blueprint, asked=keep, kept=kept, seed=seed)
     _show(emulator, kept, out, private, json)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -37,7 +36,7 @@ def command(
 ) -> None:
     """Open, put the adapter in, score, write."""
     from offsite import tasks
-    from offsite.folders import write_text
+    from offsite.folders import write_json
     from offsite.record import record
     from offsite.scoring import evaluate
     from offsite.training import autocast
@@ -56,7 +55,7 @@ def command(
         "record": record(seed),
     }
     if out:
-        write_text(out, jsonlib.dumps(data, indent=2) + "\n")
+        write_json(out, data)
     emit(data, json, lambda: console().print(scores_table(data["scores"], data["notes"])))
 
 

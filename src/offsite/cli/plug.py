@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from offsite.cli.shell import Force, Json, beside, emit, mark, output
+from offsite.cli.shell import Force, Json, emit, mark, outputs, staged_with
+from offsite.folders import write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,13 +65,11 @@ def command(
     from offsite.adapter import Adapter
     from offsite.cli import audits
     from offsite.errors import UserError
-    from offsite.folders import staged
     from offsite.owner.plug import plug
 
     if max_shift is not None and not max_shift >= 0:
         raise UserError(f"--max-shift is a share of a tensor's size, such as 0.1, not {max_shift}.")
-    output(out, force, [model, adapter])
-    private = output(beside(out, "-receipt"), force, [model, adapter])
+    private = outputs(out, None, force, [model, adapter])
     if text:
         tasks.check_text(text)
     if trusted_key:
@@ -88,7 +86,7 @@ def command(
     if max_shift is not None:
         found.check(max_shift)
     audits.show_adapter(found)
-    with staged(private) as receipt, staged(out) as folder:
+    with staged_with(private, out) as (receipt, folder):
         _record(receipt, tuned, audits.as_data(found))
         checkpoint.write(folder, whole, tokenizer)
         mark(folder, {"adapter": tuned.digest, "emulator": tuned.emulator})
@@ -121,7 +119,7 @@ def _record(folder: Path, tuned: Adapter, audit: dict[str, Any]) -> None:
     from offsite.record import record
 
     receipt = {"adapter": tuned.digest, "tuned_on": tuned.emulator, "audit": audit, "record": record(0)}
-    (folder / "receipt.json").write_text(jsonlib.dumps(receipt, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "receipt.json", receipt)
 
 
 def _vouched(tuned: Adapter, receipts: list[Path] | None, usual: list[Path]) -> bool:

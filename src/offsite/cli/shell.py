@@ -17,7 +17,19 @@ import typer
 from rich.console import Console
 
 from offsite.errors import UserError, brief, did_you_mean
-from offsite.folders import check, check_parent, held, mend, parents_of, remove
+from offsite.folders import (
+    check,
+    check_parent,
+    held,
+    indented,
+    mend,
+    parents_of,
+    remove,
+    staged,
+    was_cut_off,
+    write_json,
+)
+from offsite.record import call
 
 USER_ERROR, INTERNAL_ERROR, INTERRUPTED = 2, 1, 130
 
@@ -30,6 +42,9 @@ Rank = Annotated[
     int | None, typer.Option("--lora-rank", min=1, max=4096, help="Train a LoRA; default: whole layers.")
 ]
 Train = Annotated[str | None, typer.Option(help="A data file or task [default: the first task].")]
+Stages = Annotated[
+    Path | None, typer.Option("--cache", help="Keep finished stages here, for later runs and other questions.")
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="Ask only the first so many questions of each task.")]
 
 _MARK = "offsite.json"
@@ -46,6 +61,7 @@ _WRITTEN = {  # what marks a folder as ours, and what we put beside it, besides 
         ".comparison.stages", "report.html",
     ),
 }  # fmt: skip
+_TRACKERS = ("mlflow", "trackio", "wandb")
 _LACKS = {  # by the words of libraries that have no error type for it
     "No space is left on the disk of the output; free some, or write elsewhere.": (
         "No space left on device", "PytorchStreamWriter failed", "inline_container.cc",
@@ -77,7 +93,7 @@ def run(app: typer.Typer, args: Sequence[str] | None = None) -> int:
 def emit(data: Any, as_json: bool, show: Callable[[], None]) -> None:
     """The result of a command: JSON for machines, or what `show` prints for people."""
     if as_json:
-        typer.echo(json.dumps(data, indent=2, default=str))
+        typer.echo(indented(data))
     else:
         show()
 
@@ -108,6 +124,36 @@ def output(path: Path, force: bool, apart_from: Sequence[Path | str] = (), *, fi
     return path
 
 
+def outputs(out: Path, receipt: Path | None, force: bool, apart_from: Sequence[Path | str] = ()) -> Path:
+    """`output` for `out` and for the `receipt` that goes with it (default: OUT-receipt), which is returned.
+
+    Killed between the two names that it gave, the same call finds the receipt of what is not there, and takes
+    it away.
+    """
+    check(out)
+    receipt = receipt or beside(out, "-receipt")
+    if not force and was_cut_off(out) and _is_ours(receipt) and _called(receipt) == call():
+        remove(receipt)
+    output(out, force, apart_from)
+    return output(receipt, force, [*apart_from, out])
+
+
+@contextmanager
+def staged_with(receipt: Path, out: Path) -> Iterator[tuple[Path, Path]]:
+    """Folders for the `receipt` and for `out`, as `staged`; the receipt takes its name first.
+
+    So nothing that is whole ever lacks its receipt, without which its adapters would be refused.
+    """
+    alone = not receipt.exists()
+    try:
+        with staged(out) as folder, staged(receipt) as notes:
+            yield notes, folder
+    except BaseException:
+        if alone and not out.exists():
+            remove(receipt)
+        raise
+
+
 def beside(out: Path, ending: str) -> Path:
     """What goes with the output `out`; hidden where the `ending` begins with a dot."""
     return out.with_name(f".{out.name}{ending}" if ending.startswith(".") else f"{out.name}{ending}")
@@ -130,8 +176,7 @@ def mark(folder: Path, about: dict[str, Any]) -> None:
 
     files = sorted(file.name for file in folder.iterdir())
     told = {name: said for name, said in record(0).items() if name in ("versions", "date")}
-    text = json.dumps({"made by": "offsite", **about, "files": files, "record": told}, indent=2)
-    (folder / _MARK).write_text(text + "\n", encoding="utf-8")
+    write_json(folder / _MARK, {"made by": "offsite", **about, "files": files, "record": told})
 
 
 @contextmanager
@@ -152,6 +197,25 @@ def leftovers(work: Path, worth: Callable[[Path], bool]) -> Iterator[Path]:
         remove(work)
 
 
+@contextmanager
+def stages(cache: Path | None, work: Path, worth: Callable[[Path], bool]) -> Iterator[Path]:
+    """Where finished stages go: into the `cache`, for good, or into `work`, until the block ends well.
+
+    After an error `work` stays if it is `worth` it; unlike `leftovers`, whoever was at fault: a tuning that
+    runs away in the last cell must not cost all the others.
+    """
+    folder = cache or work
+    with parents_of(folder.resolve()), held(folder):
+        try:
+            yield folder
+        except BaseException:
+            if not (any(folder.iterdir()) if cache else worth(folder)):
+                remove(folder)
+            raise
+        if cache is None:
+            remove(folder)
+
+
 def _refuse_overlap(path: Path, other: Path | str) -> None:
     if isinstance(other, str) and not Path(other).expanduser().exists():
         return
@@ -160,9 +224,15 @@ def _refuse_overlap(path: Path, other: Path | str) -> None:
         raise UserError(f"{str(path)!r} and {str(other)!r} overlap; name an output apart from it.")
 
 
+def _called(receipt: Path) -> str | None:
+    """The call that a receipt tells of."""
+    record = _told(receipt / "receipt.json").get("record")
+    return record.get("call") if isinstance(record, dict) else None
+
+
 def _is_ours(path: Path) -> bool:
     """Whether an earlier command wrote the file `path`, or the folder and all that is in it."""
-    if path.is_file():
+    if not path.is_dir():
         return bool(_told(path))
     names = {file.name for file in path.iterdir() if ".partial-" not in file.name}  # a kill leaves such
     return any(
@@ -213,6 +283,10 @@ def _explained(app: typer.Typer, error: Exception) -> tuple[str, int]:
         return lack, USER_ERROR
     if isinstance(error, OSError):
         return _of_system(error), USER_ERROR
+    whose = type(error).__module__.partition(".")[0]
+    if whose in _TRACKERS:
+        said = brief(error, 600)
+        return f"The tracker {whose} refuses ({said}); mend its settings, or leave --report-to out.", USER_ERROR
     return _of_bug(error)
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from offsite.cli.shell import Force, Json, Rank, Seed, beside, console, emit, leftovers, output
+from offsite.cli.shell import Force, Json, Rank, Seed, beside, console, emit, leftovers, outputs, staged_with
+from offsite.folders import write_json
 
 if TYPE_CHECKING:
     from offsite.data_owner.tune import TuneConfig, Tuned
@@ -54,15 +54,13 @@ def command(
     from offsite.cli import audits
     from offsite.data_owner.tune import TuneConfig, tune
     from offsite.emulator import Emulator
-    from offsite.folders import staged
     from offsite.training import has_checkpoint
 
     config = TuneConfig(
         steps=steps, batch_size=batch_size, lr=lr, seed=seed, lora_rank=lora_rank, max_length=max_length,
         report_to=tuple(report_to or ()),
     )  # fmt: skip
-    output(out, force, [emulator, data])
-    private = output(beside(out, "-receipt"), force, [emulator, data])
+    private = outputs(out, None, force, [emulator, data])
     if trusted_key:
         from offsite import signing
 
@@ -74,7 +72,7 @@ def command(
     audits.show_emulator(found)
     with leftovers(beside(out, ".tuning"), has_checkpoint) as work:
         tuned = tune(opened, examples, config, work=work, resume=resume)
-        with staged(private) as receipt, staged(out) as folder:
+        with staged_with(private, out) as (receipt, folder):
             tuned.save(folder)
             _record(receipt, tuned, config, data, audits.as_data(found))
     _show(tuned, out, private, audits.as_data(found), json)
@@ -91,7 +89,7 @@ def _record(folder: Path, tuned: Tuned, config: TuneConfig, data: str, audit: di
         "curve": [point._asdict() for point in tuned.curve],
         "record": record(config.seed),
     }
-    (folder / "receipt.json").write_text(jsonlib.dumps(receipt, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "receipt.json", receipt)
 
 
 def _show(tuned: Tuned, out: Path, private: Path, audit: dict[str, Any], json: bool) -> None:

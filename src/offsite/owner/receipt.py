@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +10,7 @@ from offsite import bundle
 from offsite.adapter import Adapter
 from offsite.emulator import Emulator
 from offsite.errors import UserError, brief
-from offsite.folders import staged
+from offsite.folders import staged, write_json
 from offsite.owner.blueprint import Blueprint
 from offsite.record import record
 
@@ -32,7 +31,7 @@ def write_receipt(
         "record": record(seed),
     }
     with staged(path) as folder:
-        (folder / _FILE).write_text(json.dumps(receipt, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / _FILE, receipt)
 
 
 def sent(folders: Iterable[Path], parent: str) -> frozenset[str]:
