@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import time
 
 import pytest
+from tokenizers.normalizers import Lowercase
+from tokenizers.processors import TemplateProcessing
 
 from offsite import experiment as module
 from offsite.data_owner.tune import TuneConfig
@@ -16,6 +19,7 @@ from offsite.owner.build import build
 from offsite.split import Split
 from offsite.tasks import Task
 from offsite.text import Question
+from offsite.training import autocast
 from tests.families import tiny_model
 from tests.test_laws import same, state
 
@@ -52,6 +56,30 @@ def test_five_rows_and_the_model_as_it_was(saved, tmp_path):
     assert found["fine_tuned"] < found["zero_shot"]
     assert found["emulator_tuned"] < found["emulator_zero_shot"]
     assert len(set(found.values())) == 5
+
+
+def test_it_says_how_it_was_scored_and_what_was_tuned_on_too(saved, tmp_path, tokenizer):
+    bench = Bench(saved[0], tokenizer, SPLIT, Cache(tmp_path))
+    others = Experiment((Task("mine", QUESTIONS[:6], note="A note."),), [q.example() for q in QUESTIONS[4:]])
+    note, known, precision = bench.notes(others)
+    assert note == "A note."
+    assert known.startswith("Of the 6 questions of mine 2 are tuned on as well")
+    with autocast(saved[0]) as words:
+        assert precision == f"Scored in {words}."
+    apart = Experiment((Task("mine", QUESTIONS[:4]),), [q.example() for q in QUESTIONS[4:]])
+    assert bench.notes(apart) == [precision]
+
+
+@pytest.mark.parametrize("change", ["merges", "bos"])
+def test_another_way_to_make_tokens_is_another_model(saved, tmp_path, tokenizer, change):
+    other = copy.deepcopy(tokenizer)
+    if change == "bos":
+        other.backend_tokenizer.post_processor = TemplateProcessing("<s> $0", special_tokens=[("<s>", 1)])
+    else:
+        other.backend_tokenizer.normalizer = Lowercase()
+    assert other.get_vocab() == tokenizer.get_vocab()
+    benches = [Bench(saved[0], each, SPLIT, Cache(tmp_path)) for each in (tokenizer, other)]
+    assert benches[0].digest != benches[1].digest
 
 
 @pytest.mark.parametrize(("stage", "rank"), [(2, None), (4, 2), (5, None), (7, 2)])

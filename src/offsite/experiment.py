@@ -116,11 +116,21 @@ class Bench:
         weigh = {"stage": "stored", **here.about}
         stored = here.once(weigh, lambda: keep_of(here.emulator(), self.model))
         rows = {
-            "emulator_zero_shot": here.row("emulator_zero_shot", lambda: here.score(here.emulator().model)),
+            "emulator_zero_shot": here.zero_shot(),
             "emulator_tuned": here.row("emulator_tuned", lambda: here.score(here.tuned())),
             "plugged_in": here.row("plugged_in", here.plugged_in),
         }
         return here.told(rows) | {"stored": stored}
+
+    def zero_shot(self, name: Key, make: Callable[[], Emulator], experiment: Experiment) -> Row:
+        """The first of the rows of `trial` by itself, which needs no tuning."""
+        return _Stages(self, name, make, experiment).zero_shot()
+
+    def notes(self, experiment: Experiment) -> list[str]:
+        """What is to be said beside any rows of the `experiment`, in sentences."""
+        with autocast(self.model) as precision:
+            said = [task.note for task in experiment.tasks if task.note]
+        return [*said, *_known(experiment), f"Scored in {precision}."]
 
     def lacks(self, name: Key | None, experiment: Experiment) -> list[str]:
         """The rows that `trial` of this `name` (`ends`, for None) would have to make."""
@@ -134,8 +144,10 @@ class Bench:
         here = origin(self.model, self.split, self.tokenizer)
         about = self.model.config.to_dict()  # the same weights with another rope are another model
         config = sorted((name, repr(value)) for name, value in about.items() if name not in _NO_MATTER)
-        words = (self.tokenizer.special_tokens_map, self.tokenizer.chat_template)
-        libraries = versions(("offsite", "torch", "transformers", "peft", "lm_eval"))
+        words = (_how(self.tokenizer), self.tokenizer.special_tokens_map, self.tokenizer.chat_template)
+        libraries = versions(
+            ("offsite", "torch", "transformers", "tokenizers", "accelerate", "peft", "lm_eval")
+        )
         runs = (libraries, self.model.device.type, bf16_pays())
         return _digest((here, config, words, runs))
 
@@ -167,7 +179,7 @@ def compare(model: PreTrainedModel, emulator: Emulator, experiment: Experiment, 
         "tuning": asdict(experiment.config),
         "limit": experiment.limit,
         "sources": {task.name: task.source for task in experiment.tasks},
-        "notes": [task.note for task in experiment.tasks if task.note],
+        "notes": bench.notes(experiment),
         "curves": {"fine_tuned": ends["curve"], "emulator_tuned": trial["curve"]},
         "seconds": ends["seconds"] | trial["seconds"],
     }
@@ -206,6 +218,9 @@ class _Stages:
         with autocast(model):
             scores = evaluate(model, self.bench.tokenizer, asked.tasks, limit=asked.limit)
         return {task: asdict(score) for task, score in scores.items()}
+
+    def zero_shot(self) -> Row:
+        return self.row("emulator_zero_shot", lambda: self.score(self.emulator().model))
 
     def tuned(self) -> PreTrainedModel:
         """The emulator's model, holding the tuned adapter."""
@@ -279,6 +294,26 @@ def _asked(experiment: Experiment) -> str:
     """Stands for the questions, as far as the limit lets them be asked."""
     asked = [task.first(experiment.limit) for task in experiment.tasks]
     return _digest([(task.name, task.scoring, task.questions, task.texts) for task in asked])
+
+
+def _known(experiment: Experiment) -> list[str]:
+    """A sentence for each task of which questions are tuned on too."""
+    tuned = {example.text for example in experiment.train}
+    said = []
+    for task in (task.first(experiment.limit) for task in experiment.tasks):
+        same = sum(question.example().text in tuned for question in task.questions)
+        if same:
+            said.append(
+                f"Of the {len(task.questions)} questions of {task.name} {same} {'is' if same == 1 else 'are'} "
+                "tuned on as well, so scores tell what was learnt by heart too; name other data to train on."
+            )
+    return said
+
+
+def _how(tokenizer: PreTrainedTokenizerBase) -> str:
+    """All that turns text into tokens."""
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    return str(fast.to_str()) if fast is not None else repr(sorted(tokenizer.init_kwargs.items(), key=str))
 
 
 def _digest(content: object) -> str:

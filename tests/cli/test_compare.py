@@ -85,6 +85,9 @@ def test_a_dry_run_writes_nothing(study, here):
     assert "uniform at keep 0.5 on" in people.out
     assert "nothing was written" in people.out
     assert listing(here) == before
+    (here / "out").mkdir()
+    (here / "out" / "mine.txt").write_text("mine")  # which a plan does not touch
+    assert command("compare", study, "-o", here / "out", "--dry-run").code == 0
 
 
 WRONG = {

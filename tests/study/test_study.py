@@ -172,6 +172,55 @@ def test_the_rows_that_lack(recipe, tokenizer, tmp_path):
     asked = recipe()
     study = Study(asked, tiny_model("llama"), tokenizer, tmp_path / "work")
     cell = next(asked.cells())
-    assert study.lacks(*cell) == ["zero_shot", "fine_tuned"]
-    study.bench.ends(study.experiment(*cell[:2]))
-    assert study.lacks(*cell) == []
+    assert study.lacks(cell) == ["zero_shot", "fine_tuned"]
+    study.bench.ends(study.experiment(cell))
+    assert study.lacks(cell) == []
+
+
+def test_what_is_tuned_on_the_same_data_is_tuned_once_for_all_tasks(recipe, play, tmp_path, data, monkeypatch):
+    tuned = []
+    real = experiment.tune
+    monkeypatch.setattr(experiment, "tune", lambda *a, **more: tuned.append(more["what"]) or real(*a, **more))
+    asked = recipe(train=str(data / "ask.jsonl"), seeds=[0], methods=["uniform"])
+    runs, said = play(asked, tmp_path / "work")
+    assert tuned == ["Fine-tuning", "Tuning the emulator"]
+    assert [(run["method"], run["task"]) for run in runs] == [
+        ("", "ask"), ("", "tell"), ("uniform", "ask"), ("uniform", "tell"),
+    ]  # fmt: skip
+    assert said[1] == f"2 of 2: uniform at keep 0.5 on {', '.join(asked.tasks)}, seed 0"
+    alone, _ = play(recipe(seeds=[0], methods=["uniform"]), tmp_path / "alone")
+    assert runs[::2] == alone[:2]  # on the task that it was tuned on, the same
+
+
+def test_a_cell_that_fails_costs_itself_only_and_is_told(recipe, tokenizer, tmp_path, monkeypatch):
+    from offsite.study import run, tabulate
+    from offsite.study.workshop import Workshop
+
+    real = Workshop.emulator
+
+    def made(self, chain, keep, seed):
+        if (chain.name, seed) == ("uniform", 0):
+            raise UserError("The tuning ran away.")
+        return real(self, chain, keep, seed)
+
+    monkeypatch.setattr(Workshop, "emulator", made)
+    asked = recipe(tasks=recipe().tasks[:1])
+    results = run(asked, tiny_model("llama"), tokenizer, tmp_path / "work")
+    assert [(one["method"], one["seed"]) for one in results["runs"]] == [
+        ("", 0), ("src:beta=0.5", 0), ("", 1), ("uniform", 1), ("src:beta=0.5", 1),
+    ]  # fmt: skip
+    *_, note = results["notes"]
+    assert (
+        note == f"There are no figures of uniform at keep 0.5 on {asked.tasks[0]}, seed 0: The tuning ran away."
+    )
+    table = tabulate(results)
+    assert any("uniform" in str(line[0]) for line in table.lines)
+    assert note in table.markdown()
+    with pytest.raises(UserError, match="The tuning ran away"):
+        run(recipe(methods=["uniform"], seeds=[0]), tiny_model("llama"), tokenizer, tmp_path / "work")
+
+
+def test_a_seed_that_a_method_names_stays(recipe):
+    said, free = recipe(methods=["scaleot:seed=0", "scaleot:alpha=0.5+gradot"]).chains
+    assert said.seeded(3)[0].knobs["seed"] == 0
+    assert free.seeded(3)[0].knobs["seed"] == 3

@@ -46,10 +46,24 @@ def test_means_errors_average_and_gap():
     assert second.value == pytest.approx(fmean(of) + 10)
     assert average.value == pytest.approx(fmean(of) + 5)
     assert gap.value == pytest.approx(5)
-    assert gap.stderr == pytest.approx(0, abs=1e-9)  # of differences within each seed, which are all alike
+    assert gap.lone, "the same with every seed"
+    assert gap.stderr == pytest.approx(1.0)
     assert [line[-1] for line in table.lines[:-1]] == [None] * 4
     assert "±" in table.markdown()
-    assert "†" not in table.markdown()
+
+
+def test_what_no_seed_moves_has_the_error_of_the_score_and_says_so():
+    alike = results(tasks=("a",))
+    for run in alike["runs"]:
+        run |= {"zero_shot": score(0.25)} if "zero_shot" in run else {"emulator_zero_shot": score(0.3)}
+    table = tabulate(alike)
+    cells = {(line[0], line[1]): line[2] for line in table.lines}
+    zero = cells["full model", "Zero-shot"]
+    assert (zero.value, zero.stderr, zero.lone) == (25.0, 1.0, True)
+    tuned = cells["", "Emulator tuned"]
+    assert not tuned.lone
+    assert "the same score with every seed" in table.markdown()
+    assert "± is the standard error over 3 seeds" in table.markdown()
 
 
 def test_one_seed_shows_the_scores_own_error_and_says_so():

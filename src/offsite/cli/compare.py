@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,17 +14,18 @@ from offsite.cli.shell import (
     Json,
     Limit,
     Rank,
+    Stages,
     Train,
     beside,
     console,
     emit,
-    leftovers,
     output,
+    stages,
     words,
 )
 from offsite.cli.tables import duration, plan_table, rows_tables, study_table
 from offsite.errors import UserError
-from offsite.folders import held, parents_of, remove
+from offsite.folders import staged, write_json
 
 if TYPE_CHECKING:
     from offsite.data_owner.tune import TuneConfig
@@ -56,9 +55,6 @@ Chance = Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Of every
 Over = Annotated[
     list[str] | None, typer.Option("--set", help="A value of the recipe, as steps=20 or seeds=[0,1].")
 ]
-Stages = Annotated[
-    Path | None, typer.Option(help="Keep a recipe's finished stages here, for other recipes too.")
-]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print a recipe's plan, time and memory; write nothing.")
 ]
@@ -87,12 +83,15 @@ def command(
     given = {name: value for name, value in own.items() if value is not None}
     if emulator is None:
         recipe = _recipe(first, over or [], given)
+        if dry_run:
+            _plan(recipe, cache or beside(out, ".stages"), json)
+            return
         read = [first, recipe.model, *recipe.tasks, recipe.train or recipe.text, recipe.text]
         output(out, force, [*read, *([cache] if cache else [])])
-        work = cache or beside(out, ".stages")
-        _plan(recipe, work, json) if dry_run else _study(recipe, out, work, cache is None, json)
+        with stages(cache, beside(out, ".stages"), _worth) as work:
+            _study(recipe, out, work, json)
         return
-    for option, value in (("--set", over), ("--cache", cache), ("--dry-run", dry_run)):
+    for option, value in (("--set", over), ("--dry-run", dry_run)):
         if value:
             raise UserError(f"{option} is for recipes, and {first!r} with an emulator is none; leave it out.")
     if task_names is None:
@@ -102,28 +101,29 @@ def command(
     chosen = {name: given[name] for name in ("steps", "lr", "seed") if name in given}
     config = TuneConfig(**chosen, lora_rank=lora_rank)  # type: ignore[arg-type]
     data = train or words(task_names)[0]
-    output(out, force, [first, emulator, *words(task_names), data])
-    _pair(first, emulator, _experiment(task_names, data, config, limit), data, out, json)
+    output(out, force, [first, emulator, *words(task_names), data, *([cache] if cache else [])])
+    with stages(cache, beside(out, ".stages"), _worth) as work:
+        _pair(first, emulator, _experiment(task_names, data, config, limit), data, out, work, json)
 
 
 # --- one emulator -----------------------------------------------------------------------------------------
 
 
-def _pair(model: str, emulator: Path, experiment: Experiment, train: str, out: Path, json: bool) -> None:
+def _pair(
+    model: str, emulator: Path, experiment: Experiment, train: str, out: Path, work: Path, json: bool
+) -> None:
     from offsite import models, report
     from offsite.emulator import Emulator
     from offsite.experiment import compare
-    from offsite.folders import staged
     from offsite.record import record
 
     opened = Emulator.load(emulator)
     whole, _ = models.load(model)
-    with leftovers(beside(out, ".stages"), _worth) as work:
-        results = compare(whole, opened, experiment, work)
-        results |= {"model": model, "train": train} | record(experiment.config.seed)
-        with staged(out) as folder:
-            (folder / "results.json").write_text(jsonlib.dumps(results, indent=2) + "\n", encoding="utf-8")
-            report.write(results, folder / "report.html")
+    results = compare(whole, opened, experiment, work)
+    results |= {"model": model, "train": train} | record(experiment.config.seed)
+    with staged(out) as folder:
+        write_json(folder / "results.json", results)
+        report.write(results, folder / "report.html")
 
     def show() -> None:
         console().print(*rows_tables(results["rows"], results["notes"]), sep="\n")
@@ -168,20 +168,18 @@ def _plan(recipe: Recipe, work: Path, json: bool) -> None:
     emit(found.told(), json, show)
 
 
-def _study(recipe: Recipe, out: Path, work: Path, passing: bool, json: bool) -> None:
+def _study(recipe: Recipe, out: Path, work: Path, json: bool) -> None:
     from offsite import models, report, study
-    from offsite.folders import staged
     from offsite.record import record
 
     whole, tokenizer = models.load(recipe.model)
-    with _kept(work, passing):
-        results = study.run(recipe, whole, tokenizer, work, _say) | record(recipe.seeds[0])
-        table = study.tabulate(results)
-        with staged(out) as folder:
-            (folder / "results.json").write_text(jsonlib.dumps(results, indent=1) + "\n", encoding="utf-8")
-            (folder / "table.md").write_text(table.markdown(), encoding="utf-8")
-            (folder / "table.tex").write_text(table.latex(), encoding="utf-8")
-            report.write(results, folder / "report.html")
+    results = study.run(recipe, whole, tokenizer, work, _say) | record(recipe.seeds[0])
+    table = study.tabulate(results)
+    with staged(out) as folder:
+        write_json(folder / "results.json", results)
+        (folder / "table.md").write_text(table.markdown(), encoding="utf-8")
+        (folder / "table.tex").write_text(table.latex(), encoding="utf-8")
+        report.write(results, folder / "report.html")
 
     def show() -> None:
         shown, screen = study_table(table), console()
@@ -196,24 +194,6 @@ def _study(recipe: Recipe, out: Path, work: Path, passing: bool, json: bool) -> 
 
 def _say(line: str) -> None:
     sys.stderr.write(line + "\n")
-
-
-@contextmanager
-def _kept(work: Path, passing: bool) -> Iterator[None]:
-    """Keep what is worth it until the block ends well; unlike `leftovers`, whoever was at fault.
-
-    A tuning that runs away in a study's last cell must not cost all the others. A cache that is not `passing`
-    stays after that too.
-    """
-    with parents_of(work.resolve()), held(work):
-        try:
-            yield
-        except BaseException:
-            if not (_worth(work) if passing else any(work.iterdir())):
-                remove(work)
-            raise
-        if passing:
-            remove(work)
 
 
 def _worth(work: Path) -> bool:

@@ -16,7 +16,7 @@ from transformers import set_seed
 
 from offsite import bundle
 from offsite.adapter import LORA_PARTS, Adapter, Lora, adapter_linears, adapter_tensors, swap
-from offsite.decoder import Decoder, base_of
+from offsite.decoder import Decoder, base_of, longest
 from offsite.emulator import Emulator
 from offsite.errors import UserError
 from offsite.text import Encoded, Example, encode
@@ -32,7 +32,7 @@ class TuneConfig(TrainConfig):
     lora_alpha: int = 32
     """Scale of the LoRA: its update counts alpha / rank times."""
     max_length: int = 512
-    """Tokens of an example; longer ones lose the beginning of their prompt."""
+    """Tokens of an example, or what the model reads if that is less; longer ones lose their prompt's start."""
     heldout: int = 32
     """Examples set aside to stop early on; never more than a tenth, none below twenty examples."""
 
@@ -72,7 +72,7 @@ def tune(
         raise UserError("This emulator came without a tokenizer, so text cannot be tuned on.")
     if not examples:
         raise UserError("There are no examples to tune on.")
-    rows = encode(examples, emulator.tokenizer, config.max_length)
+    rows = encode(examples, emulator.tokenizer, min(config.max_length, longest(emulator.model)))
     mark = _mark(emulator, rows, config)
     if work is not None and resume and mark_of(work) not in (None, mark):
         raise UserError(

@@ -46,8 +46,11 @@ class Chain:
 
     def seeded(self, seed: int) -> tuple[Method, ...]:
         """The methods with the run's seed, where they train and their word says no other."""
-        own: dict[str, Any] = {"seed": seed}
-        return tuple(replace(one, **own) if one.knobs.get("seed") == 0 else one for one in self.methods)
+        words = self.word.partition("~")[0].split("+")
+        return tuple(
+            replace(method, **{"seed": seed}) if "seed" in method.knobs and "seed=" not in word else method
+            for word, method in zip(words, self.methods, strict=True)
+        )
 
 
 def word_of(asked: object) -> str:

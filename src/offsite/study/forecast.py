@@ -16,11 +16,10 @@ from transformers import AutoConfig, PreTrainedModel
 from offsite import models, tasks
 from offsite.decoder import Decoder, skeleton
 from offsite.owner.distill import DistillConfig
-from offsite.study.chain import Chain
-from offsite.study.recipe import Recipe
-from offsite.study.run import Study, told
+from offsite.study.recipe import Cell, Recipe
+from offsite.study.run import Study
 from offsite.tasks import at_hand
-from offsite.training import autocast
+from offsite.training import autocast, bf16_pays
 from offsite.wheels import cache_dir
 
 _SMALL = 4 << 30  # bytes of weights that a plan may open
@@ -29,11 +28,9 @@ _RATES = {"cpu": 1e11, "cuda": 5e13}  # floating-point operations a second, wher
 _QUESTIONS, _LENGTH = 1000, 100  # of a task that is not at hand: how many, and tokens of each
 _LETTERS = 4.0  # of English, in a token
 _SAMPLE = 50  # questions, from which the length of all is told
+_GATHERED = 9 << 29  # bytes while a method learns: measured of gradot on 135M parameters, 4.3 GiB (docs/LOG.md)
 _STATE = 12  # bytes for each parameter that is trained: gradient, and AdamW's two moments
 _ENDS, _THREE = ("zero_shot", "fine_tuned"), ("emulator_zero_shot", "emulator_tuned", "plugged_in")
-
-Cell = tuple[int, str, Chain | None, float | None]
-"""Of `Recipe.cells`."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ def forecast(recipe: Recipe, work: Path) -> Forecast:
     """Look at what is at hand: a model that is here and small is opened, and one forward pass of it timed."""
     cells, folder = list(recipe.cells()), _folder(recipe.model)
     if folder is None:
-        todo = [Step(told(*cell), _rows(cell), None) for cell in cells]
+        todo = [Step(str(cell), _rows(cell), None) for cell in cells]
         how = f"There is no estimate, for the model {recipe.model!r} is not on this machine yet."
         return Forecast(len(cells), todo, None, None, how)
     if _opens(recipe, folder):
@@ -79,7 +76,7 @@ def forecast(recipe: Recipe, work: Path) -> Forecast:
         model = skeleton(AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True))
         rate = _RATES.get(models.device().type, _RATES["cuda"])
         cost = _Cost(recipe, model, 2 / rate, None)
-        how = f"A rough estimate, from counts of parameters at {rate:.0e} operations a second."
+        how = f"A rough estimate, from counts at {rate:.0e} operations a second, as if nothing was done yet."
     todo = [step for cell in cells if (step := cost.step(cell)).rows]
     seconds = sum(step.seconds or 0.0 for step in todo) + (cost.learning() if todo else 0.0)
     return Forecast(len(cells), todo, round(seconds, 1), cost.memory, how)
@@ -106,7 +103,7 @@ def _opens(recipe: Recipe, folder: Path) -> bool:
 
 
 def _rows(cell: Cell) -> Sequence[str]:
-    return _ENDS if cell[2] is None else _THREE
+    return _THREE if cell.chain else _ENDS
 
 
 def _speed(model: PreTrainedModel) -> float:
@@ -133,15 +130,14 @@ class _Cost:
 
     def step(self, cell: Cell) -> Step:
         """What one cell lacks, and how long that takes."""
-        rows = self.study.lacks(*cell) if self.study else _rows(cell)
-        _, task, chain, keep = cell
-        emulator = self.whole - (0 if chain is None else (1 - (keep or 0.8)) * self.middle)
+        rows = self.study.lacks(cell) if self.study else _rows(cell)
+        emulator = self.whole - ((1 - (cell.keep or 0.8)) * self.middle if cell.chain else 0)
         sizes = (self.whole if row in ("zero_shot", "plugged_in") else emulator for row in rows)
-        work = self._asked(task) * sum(sizes)
+        work = sum(map(self._asked, cell.tasks)) * sum(sizes)
         if set(rows) - {"zero_shot", "emulator_zero_shot"}:
             # forward, gradients of states, gradients of what is trained
-            work += self._seen(self.recipe.train or task) * (2 * emulator + self.adapter)
-        return Step(told(*cell), rows, round(self.speed * work, 1))
+            work += self._seen(self.recipe.train or cell.tasks[0]) * (2 * emulator + self.adapter)
+        return Step(str(cell), rows, round(self.speed * work, 1))
 
     def _asked(self, word: str) -> float:
         """Tokens that are read to score a task, about; a prompt counts once."""
@@ -157,34 +153,47 @@ class _Cost:
 
     def _seen(self, word: str) -> float:
         """Tokens of one tuning, about."""
-        config, length = self.recipe.config(0), float(_LENGTH)
-        if at_hand(word):
-            some = tasks.examples(word)[:_SAMPLE]
-            length = sum(len(example.text) for example in some) / len(some) / _LETTERS
-        return config.steps * config.batch_size * min(config.max_length, length)
+        config, lengths = self.recipe.config(0), self._lengths(word)
+        return config.steps * config.batch_size * sum(lengths) / len(lengths)
+
+    def _lengths(self, word: str) -> list[float]:
+        """Tokens of some examples, about."""
+        found = [len(one.text) / _LETTERS for one in tasks.examples(word)[:_SAMPLE]] if at_hand(word) else []
+        return [min(length, self.recipe.config(0).max_length) for length in found] or [_LENGTH]
+
+    @property
+    def _length(self) -> float:
+        """Tokens of the longest examples: rows of like length are together in a batch."""
+        words = [self.recipe.train] if self.recipe.train else self.recipe.tasks
+        return max(length for word in words for length in self._lengths(word))
 
     def learning(self) -> float:
         """Seconds of profiling and distilling; nothing is taken off for what is kept of it."""
-        chains = self.recipe.chains
-        methods = {method.name: method for chain in chains for method in chain.methods}
-        read = sum(
-            3 * method.calibration[0] * method.calibration[1]
-            for method in methods.values()
-            if method.calibration
-        )
+        chains, seeds = self.recipe.chains, self.recipe.seeds
+        every = [method for seed in seeds for chain in chains for method in chain.seeded(seed)]
+        methods = {(method.name, *method.knobs.items()): method for method in every}
+        texts = [method.calibration for method in methods.values() if method.calibration]
+        read = sum(3 * blocks * length for blocks, length in texts)
         seen = DistillConfig.batch_size * DistillConfig.length * 4  # a pass of the model, three of the emulator
-        distilled = sum(chain.distill for chain in chains) * len(self.recipe.keeps) * seen
+        keeps = len(self.recipe.keeps)
+        distilled = (
+            sum(chain.distill * (keeps if chain.budgeted else 1) for chain in chains) * len(seeds) * seen
+        )
         return self.speed * self.whole * (read + distilled)
 
     @property
     def memory(self) -> int:
-        """The model, an emulator beside it, the adapter's training, and the states and logits of one batch."""
+        """The model, an emulator beside it and its copy in the precision of the tuning, the adapter's training,
+        and the states and logits of one batch; or the model and what a method gathers of a text.
+        """
         text = self.model.config.get_text_config()
         size = next(self.model.parameters()).element_size()
-        batch = self.recipe.batch_size * 128
+        batch = self.recipe.batch_size * self._length
         states = batch * (text.hidden_size * text.num_hidden_layers * 16 + text.vocab_size * 3) * 4
         weights = (self.whole + self.middle + 2 * self.adapter) * size
-        return int(weights + self.adapter * _STATE + states)
+        cast = self.whole * size / 2 if size == 4 and bf16_pays() else 0
+        learning = self.whole * size + (_GATHERED if any(chain.reads for chain in self.recipe.chains) else 0)
+        return int(max(weights + cast + self.adapter * _STATE + states, learning))
 
 
 def _parameters(model: PreTrainedModel) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -46,6 +46,22 @@ _Method = Annotated[str, BeforeValidator(word_of), _fit(Chain.of)]
 _Keep = Annotated[float, _fit(check_keep)]
 _Task = Annotated[str, _fit(tasks.check)]
 _Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class Cell(NamedTuple):
+    """What is tuned once: one method, or none, at one keep with one seed, and the tasks that then score it."""
+
+    seed: int
+    tasks: tuple[str, ...]
+    chain: Chain | None = None
+    """None: what no method has a part in."""
+    keep: float | None = None
+    """None: the method fixes its own size."""
+
+    def __str__(self) -> str:
+        what = self.chain.word if self.chain else "the model itself"
+        keep = "" if self.keep is None else f" at keep {self.keep:g}"
+        return f"{what}{keep} on {', '.join(self.tasks)}, seed {self.seed}"
 
 
 class Recipe(BaseModel):
@@ -100,14 +116,14 @@ class Recipe(BaseModel):
         asked = {"steps": self.steps, "lr": self.lr, "batch_size": self.batch_size}
         return TuneConfig(**asked, lora_rank=self.lora_rank, seed=seed)  # type: ignore[arg-type]
 
-    def cells(self) -> Iterator[tuple[int, str, Chain | None, float | None]]:
-        """Seed, task, method (None: what no method has a part in) and keep, in the order of work."""
+    def cells(self) -> Iterator[Cell]:
+        """In the order of work; what is tuned on the same data is one cell for all tasks."""
         for seed in self.seeds:
-            for task in self.tasks:
-                yield seed, task, None, None
+            for asked in [self.tasks] if self.train else [(task,) for task in self.tasks]:
+                yield Cell(seed, asked)
                 for keep in self.keeps:
-                    yield from ((seed, task, chain, keep) for chain in self.chains if chain.budgeted)
-                yield from ((seed, task, chain, None) for chain in self.chains if not chain.budgeted)
+                    yield from (Cell(seed, asked, chain, keep) for chain in self.chains if chain.budgeted)
+                yield from (Cell(seed, asked, chain) for chain in self.chains if not chain.budgeted)
 
 
 def read(path: Path, over: Sequence[str] = ()) -> Recipe:

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from offsite import tasks
-from offsite.decoder import longest
+from offsite.errors import UserError
 from offsite.experiment import Bench, Cache, Experiment
-from offsite.study.chain import Chain
-from offsite.study.recipe import Recipe
+from offsite.study.recipe import Cell, Recipe
 from offsite.study.workshop import Workshop
-from offsite.tasks import Task
 from offsite.text import Example
 
 Run = dict[str, Any]
-"""The scores of one method (none: of the model itself) on one task with one seed."""
+"""The scores of one method (none: of the model itself) on one task with one seed; seconds: of its cell."""
 
 
 class Study:
@@ -36,54 +33,59 @@ class Study:
         self.task = functools.cache(lambda word: tasks.load(word, "test"))
         self.train = functools.cache(tasks.examples)
 
-    def run(self, say: Callable[[str], None]) -> list[Run]:
-        """Every cell, the cached ones in no time; `say` is told of each that is not."""
+    def run(self, say: Callable[[str], None]) -> tuple[list[Run], list[str]]:
+        """Every cell, the cached ones in no time, and a sentence for each that failed; `say` is told of both.
+
+        One tuning that runs away costs its own cell only; a UserError where none of a method came out.
+        """
         cells = list(self.recipe.cells())
-        runs = []
-        for number, (seed, task, chain, keep) in enumerate(cells, 1):
-            if self.lacks(seed, task, chain, keep):
-                say(f"{number} of {len(cells)}: {told(seed, task, chain, keep)}")
-            runs.append(self._run(seed, task, chain, keep))
-        return runs
+        runs: list[Run] = []
+        failed: list[str] = []
+        for number, cell in enumerate(cells, 1):
+            if self.lacks(cell):
+                say(f"{number} of {len(cells)}: {cell}")
+            try:
+                runs += self._runs(cell)
+            except UserError as error:
+                failed.append(f"There are no figures of {cell}: {error}")
+                say(failed[-1])
+        if failed and not any(run["method"] for run in runs):
+            raise UserError(failed[-1])
+        return runs, failed
 
-    def lacks(self, seed: int, task: str, chain: Chain | None, keep: float | None) -> list[str]:
+    def lacks(self, cell: Cell) -> list[str]:
         """The rows of a cell that have yet to be made."""
-        name = self.workshop.name(chain, keep, seed) if chain else None
-        return self.bench.lacks(name, self.experiment(seed, task))
+        return self.bench.lacks(self._name(cell), self.experiment(cell))
 
-    def experiment(self, seed: int, task: str) -> Experiment:
-        """What a cell asks: training is for each task by itself."""
-        train: list[Example] = self.train(self.recipe.train or task)
-        asked: Task = self.task(task)
-        config = self.recipe.config(seed)
-        config = replace(config, max_length=min(config.max_length, longest(self.bench.model)))
-        return Experiment((asked,), train, config, self.recipe.limit)
+    def experiment(self, cell: Cell) -> Experiment:
+        """What a cell asks."""
+        train: list[Example] = self.train(self.recipe.train or cell.tasks[0])
+        asked = tuple(map(self.task, cell.tasks))
+        return Experiment(asked, train, self.recipe.config(cell.seed), self.recipe.limit)
 
-    def _run(self, seed: int, task: str, chain: Chain | None, keep: float | None) -> Run:
-        experiment = self.experiment(seed, task)
-        about: Run = {"method": chain.word if chain else ""}
-        if chain is None:
+    def _runs(self, cell: Cell) -> list[Run]:
+        experiment = self.experiment(cell)
+        about: Run = {"method": cell.chain.word if cell.chain else ""}
+        if cell.chain is None:
             found = self.bench.ends(experiment)
         else:
-            name = self.workshop.name(chain, keep, seed)
-            make = functools.partial(self.workshop.emulator, chain, keep, seed)
-            found = self.bench.trial(name, make, experiment)
-            about |= {"keep": keep, "stored": found["stored"]}
-        [of] = experiment.tasks
-        rows = {row: scores[of.name] for row, scores in found["rows"].items()}
-        return {
-            **about,
-            "task": of.name,
-            "seed": seed,
-            **rows,
-            "seconds": round(sum(found["seconds"].values())),
-        }
+            make = functools.partial(self.workshop.emulator, cell.chain, cell.keep, cell.seed)
+            found = self.bench.trial(self._name(cell) or {}, make, experiment)
+            about |= {"keep": cell.keep, "stored": found["stored"]}
+        seconds = round(sum(found["seconds"].values()))
+        return [
+            {
+                **about,
+                "task": task.name,
+                "seed": cell.seed,
+                **{row: scores[task.name] for row, scores in found["rows"].items()},
+                "seconds": seconds,
+            }
+            for task in experiment.tasks
+        ]
 
-
-def told(seed: int, task: str, chain: Chain | None, keep: float | None) -> str:
-    """A cell in words."""
-    what = chain.word if chain else "the model itself"
-    return f"{what}{'' if keep is None else f' at keep {keep:g}'} on {task}, seed {seed}"
+    def _name(self, cell: Cell) -> dict[str, Any] | None:
+        return self.workshop.name(cell.chain, cell.keep, cell.seed) if cell.chain else None
 
 
 def run(
@@ -99,12 +101,14 @@ def run(
     back as it was.
     """
     study = Study(recipe, model, tokenizer, work)
-    runs = study.run(say)
+    runs, failed = study.run(say)
     asked = [study.task(word) for word in recipe.tasks]
+    first = [cell for cell in recipe.cells() if not cell.chain and cell.seed == recipe.seeds[0]]
+    notes = [note for cell in first for note in study.bench.notes(study.experiment(cell))]
     return {
         "kind": "study",
         "recipe": recipe.model_dump(mode="json"),
         "runs": runs,
         "sources": {task.name: task.source for task in asked},
-        "notes": [task.note for task in asked if task.note],
+        "notes": [*dict.fromkeys(notes), *failed],
     }

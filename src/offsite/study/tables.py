@@ -11,8 +11,9 @@ from typing import Any
 from offsite.report.results import ROWS
 
 _ENDS = ("zero_shot", "fine_tuned")
+_ALIKE = 1e-9  # sums of shares are not exact
 _NAMES = {row.key: row.name for row in ROWS}
-_ONE_SEED = "† one seed: the standard error is that of the score itself, over the questions."
+_LONE = "† one seed, or the same score with every seed: the standard error is that over the questions."
 _SEEDS = "± is the standard error over {} seeds."
 _WHAT = (
     "Accuracy in %; Δ: plugged in above emulator tuned, in points, of the average; stored: the share of the "
@@ -23,7 +24,7 @@ _PPL = "ppl: perplexity of a token; it has no part in the average."
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and its standard error; `lone` where that is of one seed's score."""
+    """A mean and its standard error; `lone` where that is of one score, whatever the seed."""
 
     value: float
     stderr: float
@@ -93,8 +94,9 @@ def tabulate(results: Mapping[str, Any]) -> Table:
     head = ("method", "row", *judged, *average, *(f"{task} ppl" for task in texts))
     lines = [line for name, some in _methods(runs).items() for line in table.lines(name, some)]
     seeds = len({run["seed"] for run in runs})
+    lone = any(isinstance(cell, Estimate) and cell.lone for line in lines for cell in line)
     notes = [*([_WHAT] if judged else []), *([_PPL] if texts else [])]
-    notes.append(_ONE_SEED if seeds == 1 else _SEEDS.format(seeds))
+    notes += [*([_SEEDS.format(seeds)] if seeds > 1 else []), *([_LONE] if lone else [])]
     return Table(head, tuple(lines), (*notes, *results.get("notes", ())))
 
 
@@ -137,8 +139,9 @@ class _Runs:
                 return None
             seeds.append([(sign, *read(found[task][row])) for task in tasks for row, sign in rows])
         values = [sum(sign * value for sign, value, _ in seed) / len(tasks) for seed in seeds]
-        if len(values) > 1:
-            return Estimate(fmean(values), stdev(values) / math.sqrt(len(values)))
+        spread = stdev(values) if len(values) > 1 else 0.0
+        if spread > _ALIKE:
+            return Estimate(fmean(values), spread / math.sqrt(len(values)))
         stderr = math.sqrt(sum(error**2 for _, _, error in seeds[0])) / len(tasks)
         return Estimate(values[0], stderr, lone=True)
 

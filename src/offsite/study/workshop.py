@@ -37,7 +37,8 @@ class Workshop:
         """All that an emulator hangs on besides the model."""
         methods = [{"method": method.name, **method.knobs} for method in chain.seeded(seed)]
         text = self._digest if chain.reads else ""
-        return {"methods": methods, "keep": keep, "distill": chain.distill, "text": text}
+        distilled = {"steps": chain.distill, "seed": seed} if chain.distill else None
+        return {"methods": methods, "keep": keep, "distill": distilled, "text": text}
 
     def emulator(self, chain: Chain, keep: float | None, seed: int) -> Emulator:
         """Planned, built, and distilled where the chain asks for it."""
@@ -46,7 +47,7 @@ class Workshop:
         here = self.bench
         made = build(here.model, here.split, blueprint, method=chain.name, tokenizer=here.tokenizer)
         if chain.distill:
-            self._distill(made, chain.distill, self.name(chain, keep, seed))
+            self._distill(made, self.name(chain, keep, seed))
         return made
 
     def _learnt(self, method: Method) -> Profile:
@@ -70,14 +71,14 @@ class Workshop:
         remove(work)
         return Profile.load(saved)
 
-    def _distill(self, emulator: Emulator, steps: int, name: dict[str, Any]) -> None:
-        """In place; once for every task, and every seed of a method that does not train."""
+    def _distill(self, emulator: Emulator, name: dict[str, Any]) -> None:
+        """In place; once for every task."""
         here = self.bench
         key = {"stage": "distilled", "model": here.digest, "emulator": name}
         saved, work = here.cache.place(key, "-emulator"), here.cache.place(key, "-checkpoints")
         if not saved.exists():
-            config = DistillConfig(steps=steps, length=min(DistillConfig.length, longest(here.model)))
-            count = steps * config.batch_size
+            config = DistillConfig(**name["distill"], length=min(DistillConfig.length, longest(here.model)))
+            count = config.steps * config.batch_size
             tokens = blocks(self._texts, here.tokenizer, config.length, None)[:count]
             distill(emulator, here.model, tokens, config, work=work, resume=True)
             emulator.save(saved)
