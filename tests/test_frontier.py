@@ -12,7 +12,7 @@ import torch
 from offsite import experiment as stages
 from offsite.data_owner.tune import TuneConfig
 from offsite.errors import UserError
-from offsite.experiment import Experiment
+from offsite.experiment import Bench, Cache, Experiment
 from offsite.frontier import Candidate, Frontier, Wish, explore
 from offsite.frontier.answer import verdict
 from offsite.frontier.choose import (
@@ -21,7 +21,7 @@ from offsite.frontier.choose import (
     choose,
     correlations,
     most_promising,
-    predictor,
+    predicts,
     rank_correlation,
     share,
     spread,
@@ -48,7 +48,7 @@ ENDS = {"zero_shot": {"t": cell(4.0, 0.5)}, "fine_tuned": {"t": cell(2.0, 0.6)}}
 
 
 def bare(cosine, **settings):
-    estimate = {"cosine": cosine, "relative_error": 1 - cosine, "loss": 3 - cosine, "loss_gap": 1 - cosine}
+    estimate = {"cosine": cosine, "relative_error": 1 - cosine, "loss_gap": 1 - cosine}
     return Point(settings or {"keep": cosine}, cosine, estimate)
 
 
@@ -166,18 +166,34 @@ class TestEstimates:
             assert sum(rho >= needed for rho in found) / len(found) <= 0.05
 
     def test_an_estimate_is_trusted_only_where_it_ranks_the_right_way_over_enough_points(self):
-        good = [point(c, 4 - c, 1) for c in (0.2, 0.4, 0.6, 0.8)]
+        good = [point(c, 4 - c, 5 - c) for c in (0.2, 0.4, 0.6, 0.8)]
         assert correlations(good)["cosine"] == pytest.approx(1)
-        assert correlations(good)["loss"] == pytest.approx(-1)
-        assert predictor(good) == "cosine"
-        assert predictor(good[:3]) is None
-        assert predictor([*good[:3], bare(0.8)]) is None
-        assert predictor([point(c, 3 + c, 1) for c in (0.2, 0.4, 0.6, 0.8)]) is None
+        assert correlations(good)["loss_gap"] == pytest.approx(-1)
+        assert predicts(good, ALL)
+        assert not predicts(good[:3], ALL)
+        assert not predicts([*good[:3], bare(0.8)], ALL)
+        assert not predicts([point(c, 3 + c, 1) for c in (0.2, 0.4, 0.6, 0.8)], ALL)
         mixed = [point(c, nll, 1) for c, nll in ((0.2, 3.7), (0.4, 3.8), (0.6, 3.2), (0.8, 3.0))]
         assert correlations(mixed)["cosine"] == pytest.approx(0.8)
-        assert predictor(mixed) is None
+        assert not predicts(mixed, ALL)
         sevens = [point(c / 10, nll, 1) for c, nll in enumerate((3.8, 3.7, 3.9, 3.6, 3.5, 3.3, 3.4))]
-        assert predictor(sevens) == "cosine"
+        assert predicts(sevens, ALL)
+
+    def test_where_a_gap_is_wished_it_must_rank_the_gaps_too(self):
+        rising = [point(c, 4 - c, 5 + c) for c in (0.2, 0.4, 0.6, 0.8)]
+        assert predicts(rising, Wish(max_loss=0.1))
+        assert not predicts(rising, Wish(min_gap=4))
+        assert predicts([point(c, 4 - c, 5 - c) for c in (0.2, 0.4, 0.6, 0.8)], Wish(min_gap=4))
+
+    def test_another_estimate_that_ranks_them_rightly_by_luck_does_not_choose(self):
+        points = [
+            replace(each, estimate=each.estimate | {"cosine": cosine})
+            for each, cosine in zip(
+                [point(c, 4 - c, 1) for c in (0.2, 0.4, 0.6, 0.8)], (0.5, 0.2, 0.9, 0.4), strict=True
+            )
+        ]
+        assert correlations(points)["loss_gap"] == pytest.approx(-1)
+        assert not predicts(points, ALL)
 
     @pytest.mark.parametrize("count", [1, 2, 3, 7, 12])
     def test_a_spread_names_each_place_once_the_ends_first(self, count):
@@ -191,10 +207,9 @@ class TestEstimates:
         scored = [point(c, 4 - 2 * c, 10 - 10 * c) for c in (0.1, 0.5, 0.9)]
         rest = [bare(c) for c in (0.2, 0.4, 0.6, 0.8)]
         points = [*scored, *rest]
-        assert points[most_promising(points, "cosine", ALL)].stored == 0.8
-        assert points[most_promising(points, "loss", ALL)].stored == 0.8
-        assert points[most_promising(points, "cosine", Wish(min_gap=5.5))].stored == 0.4
-        assert points[most_promising(points, "cosine", Wish(min_gap=3.5, max_loss=0.45))].stored == 0.6
+        assert points[most_promising(points, ALL)].stored == 0.8
+        assert points[most_promising(points, Wish(min_gap=5.5))].stored == 0.4
+        assert points[most_promising(points, Wish(min_gap=3.5, max_loss=0.45))].stored == 0.6
 
 
 class TestWish:
@@ -216,7 +231,21 @@ class TestWish:
     def test_the_best_plugged_in_of_those_that_meet_it_is_chosen(self, wish, chosen):
         assert choose(self.POINTS, wish) == (chosen, None)
         said = verdict(self.POINTS, wish)
-        assert said.startswith(f"The emulator of keep 0.{9 - chosen} meets the wish: plugged in lies ")
+        assert said.startswith(f"The emulator of keep 0.{9 - chosen} meets the wish")
+        assert ": plugged in lies " in said
+
+    def test_a_wish_met_by_less_than_an_error_is_said_to_be(self):
+        (sure,) = [replace(self.POINTS[1], gap_stderr=0.5, gain_stderr=0.02)]
+        assert sure.gain == pytest.approx(0.9)
+        for wish, narrow in (
+            (Wish(4), False),
+            (Wish(4.8), True),
+            (Wish(4, 0.15), False),
+            (Wish(4, 0.11), True),
+        ):
+            assert wish.lacks(sure) == 0
+            assert ("by less than a standard error" in verdict([sure], wish)) == narrow
+        assert "reaches 90.0% (standard error 2.0%)" in verdict([sure], Wish(4))
 
     @pytest.mark.parametrize(
         ("wish", "closest", "said"),
@@ -251,6 +280,9 @@ class TestWish:
     def test_wishes_without_sense_are_refused(self):
         with pytest.raises(UserError, match="not 'one'"):
             share("one")
+        for bare_number in ("1", "2"):
+            with pytest.raises(UserError, match=f"write {bare_number}%"):
+                share(bare_number)
         for wrong in ({"max_loss": 1.5}, {"max_loss": -0.1}, {"max_loss": float("nan")}, {"min_gap": 101.0},
                       {"min_gap": float("nan")}):  # fmt: skip
             with pytest.raises(UserError, match="not "):
@@ -263,11 +295,11 @@ class TestAnswer:
     @pytest.mark.parametrize(
         ("found", "said"),
         [
-            (Frontier(POINTS[:4], ENDS, ALL, 4), "; 4 of 4 were scored."),
-            (Frontier(POINTS, ENDS, ALL, 3, "loss_gap"), "; 4 of 5 were scored, the first 3 ranked rightly by "
-             "their loss gap, which chose 1 more."),
-            (Frontier(POINTS, ENDS, ALL, 4), "; 4 of 5 were scored, spread over the range, for no cheap "
-             "estimate has shown that it ranks them rightly."),
+            (Frontier(POINTS[:4], ENDS, ALL), "; 4 of 4 were scored."),
+            (Frontier(POINTS, ENDS, ALL, 1), "; 4 of 5 were scored, 1 chosen by their cosine, which had ranked "
+             "the 3 others rightly."),
+            (Frontier(POINTS, ENDS, ALL), "; 4 of 5 were scored, spread over the range, for their cosine has "
+             "not shown that it ranks them rightly."),
         ],
     )  # fmt: skip
     def test_it_is_one_sentence_that_says_how_it_was_found(self, found, said):
@@ -344,7 +376,7 @@ def test_settings_that_make_the_same_emulator_stand_once(exploring, work):
     assert found.same == 1
 
 
-def test_emulators_of_several_splits_are_held_against_the_first(whole, tokenizer, tokens, done, work):
+def test_emulators_of_several_splits_are_each_held_against_their_own(whole, tokenizer, tokens, done, work):
     method = METHODS["uniform"]()
     made = [
         Candidate({"keep": 0.5, "split": word}, [(method, method.profile(whole, parse_split(word)))])
@@ -356,6 +388,10 @@ def test_emulators_of_several_splits_are_held_against_the_first(whole, tokenizer
     assert found.ends == done[0].ends
     assert all(point.rows for point in found.points)
     assert found.points[0].rows["plugged_in"] != found.points[1].rows["plugged_in"]
+    own = Bench(whole, tokenizer, Split(1, 1), Cache(work)).ends(ASKED)["rows"]
+    assert own["fine_tuned"] != found.ends["fine_tuned"]
+    for point, ends in zip(found.points, (found.ends, own), strict=True):
+        assert point == point.scored(point.rows, ends)
 
 
 def test_killed_after_every_single_stage_it_ends_the_same(whole, exploring, done, tmp_path, monkeypatch):
@@ -387,11 +423,11 @@ def test_what_is_done_is_not_done_again_and_serves_another_wish(exploring, work,
 
 def test_an_estimate_that_predicts_chooses_the_rest(exploring, work, monkeypatch):
     """On true scores; whether it is trusted is set by hand, for what tiny models score is noise."""
-    monkeypatch.setattr("offsite.frontier.choose.predictor", lambda points: "cosine")
+    monkeypatch.setattr("offsite.frontier.choose.predicts", lambda points, wish: True)
     monkeypatch.setattr("offsite.frontier.FEWEST", 2)
     found = exploring(work, (0.5, 0.6, 0.7, 1.0), most=3)
     low, *_, high = by_cosine = sorted(found.points, key=lambda each: each.estimate["cosine"])
-    assert (found.first, found.estimator) == (2, "cosine")
+    assert found.foretold == 1
     assert by_cosine[-2 if high.fall > low.fall else 1].rows is not None
     assert len(scored(found)) == 3
-    assert "which chose 1 more" in found.answer
+    assert "1 chosen by their cosine" in found.answer

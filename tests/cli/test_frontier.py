@@ -67,7 +67,7 @@ def test_without_a_wish_it_shows_the_points_and_chooses_none(world, here):
     assert sorted(path.name for path in (here / "f").iterdir()) == ["frontier.json", "report.html"]
     assert (told["kind"], told["chosen"], told["closest"], told["command"]) == ("frontier", None, None, None)
     assert told["wish"] == {"min_gap": None, "max_loss": None}
-    assert set(told["correlation"]) == {"cosine", "relative_error", "loss", "loss_gap"}
+    assert set(told["correlation"]) == {"cosine", "relative_error", "loss_gap", "zero_shot_nll"}
     assert [point["settings"]["keep"] for point in told["points"]] == [0.25, 0.75, 1.0]
     assert sum(point["rows"] is not None for point in told["points"]) == 2
     assert told["answer"] in ran.out
@@ -79,6 +79,18 @@ def test_without_a_wish_it_shows_the_points_and_chooses_none(world, here):
     again = command(*words, "--force", "--json")
     assert again.json["points"] == told["points"]
     assert sorted(path.name for path in here.iterdir()) == ["f", "thesis"]
+
+
+def test_a_cache_answers_another_wish_without_more_work(world, here, monkeypatch):
+    words = line("--method uniform --keeps 0.25,0.75 --score 2", world, here / "f")
+    more = ("--cache", here / "stages", "--force", "--json")
+    first = command(*words, *more).json
+    for name in ("evaluate", "tune"):
+        monkeypatch.setattr(stages, name, None)
+    second = command(*words, *more, "--min-gap", "-100").json
+    assert [point["rows"] for point in second["points"]] == [point["rows"] for point in first["points"]]
+    assert second["chosen"] is not None
+    assert first["chosen"] is None
 
 
 def test_a_wish_that_cannot_be_met_is_said_and_nothing_is_sent(world, here):

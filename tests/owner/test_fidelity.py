@@ -12,6 +12,7 @@ from offsite.errors import UserError
 from offsite.owner.blueprint import Place
 from offsite.owner.build import build, lossless
 from offsite.owner.fidelity import fidelity, held_out
+from offsite.owner.fidelity import gradient as own_gradient
 from offsite.owner.plug import plug
 from offsite.training import autocast
 from tests.families import tiny_model
@@ -50,6 +51,13 @@ def test_an_emulator_of_everything_has_the_models_own_gradient(model):
     found = fidelity(lossless(model, SPLIT), model, TOKENS)
     assert found.cosine == pytest.approx(1, abs=1e-6)
     assert (found.relative_error, found.loss_gap) == (0, 0)
+
+
+def test_the_models_own_gradient_serves_many_emulators(llama):
+    full = own_gradient(llama, SPLIT, TOKENS)
+    for plan in (DROP, SHARE):
+        emulator = build(llama, SPLIT, plan)
+        assert fidelity(emulator, llama, TOKENS, full) == fidelity(emulator, llama, TOKENS)
 
 
 def test_a_middle_that_loses_less_has_truer_gradients(llama):

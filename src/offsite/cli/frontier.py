@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,12 +17,13 @@ from offsite.cli.shell import (
     Limit,
     Rank,
     Seed,
+    Stages,
     Train,
     beside,
     console,
     emit,
-    leftovers,
     output,
+    stages,
     words,
 )
 
@@ -50,7 +50,15 @@ Example: `offsite frontier smollm2-135m --profile profile/ --tasks arc_easy --mi
 Another: `offsite frontier smollm2-135m --method scaleot --alphas 0.25,0.5 --betas 0.6,1 --tasks arc_easy -o f/`
 """
 
-Listed = Annotated[str | None, typer.Option(help="By commas, as 0.6,0.7; the method says which are usual.")]
+Keeps = Annotated[
+    str | None, typer.Option(help="Shares of the middle to store, by commas [default: 0.5,0.6,0.7,0.8].")
+]
+Alphas = Annotated[
+    str | None, typer.Option(help="For scaleot: shares of the layers to replace [default: 0.25,0.375,0.5].")
+]
+Betas = Annotated[
+    str | None, typer.Option(help="For scaleot, src: shares of attention's rank to keep [default: 0.6,0.8,1].")
+]
 Vary = Annotated[
     list[str] | None,
     typer.Option(help="A knob and its values, as gradot's lambda_channels=0,0.1 or lambda_attention=0,0.1."),
@@ -76,9 +84,9 @@ def command(
     out: Annotated[Path, typer.Option("-o", "--output", help="Where results, report and emulator go.")],
     profiles: Profiles = None,
     method: Methods = None,
-    keeps: Listed = None,
-    alphas: Listed = None,
-    betas: Listed = None,
+    keeps: Keeps = None,
+    alphas: Alphas = None,
+    betas: Betas = None,
     vary: Vary = None,
     knobs: Knobs = None,
     splits: Splits = None,
@@ -94,6 +102,7 @@ def command(
     lr: Annotated[float, typer.Option(help="Peak learning rate of each tuning.")] = 2e-4,
     lora_rank: Rank = None,
     seed: Seed = 0,
+    cache: Stages = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -101,8 +110,8 @@ def command(
     from offsite import models, report, tasks
     from offsite.data_owner.tune import TuneConfig
     from offsite.decoder import check_length
-    from offsite.experiment import Experiment
-    from offsite.folders import staged
+    from offsite.experiment import Bench, Cache, Experiment
+    from offsite.folders import staged, write_json
     from offsite.frontier import Wish, explore
     from offsite.frontier.choose import share
     from offsite.owner.fidelity import held_out
@@ -111,7 +120,7 @@ def command(
 
     named = words(task_names)
     data = train or named[0]
-    output(out, force, [model, text, *(profiles or []), *named, data])
+    output(out, force, [model, text, *(profiles or []), *named, data, *([cache] if cache else [])])
     wish = Wish(min_gap, None if max_loss is None else share(max_loss))
     config = TuneConfig(steps=steps, lr=lr, lora_rank=lora_rank, seed=seed)
     loaded = [Profile.load(folder) for folder in profiles or []]
@@ -119,24 +128,24 @@ def command(
     grid = _grid(method, loaded, knobs or [], varied, keeps, splits, seed)
     settings = _checked(grid, loaded)
     tasks.check_text(text)
+    about: dict[str, Any] = {"model": model, "method": "+".join(grid.words), "tasks": named}
+    about |= {"train": data, "limit": limit, "tuning": asdict(config), "text": text, "blocks": [blocks, length]}
     experiment = Experiment([tasks.load(word, "test") for word in named], tasks.examples(data), config, limit)
     whole, tokenizer = models.load(model)
     check_length(whole, length)
     tokens = held_out(tasks.texts(text), tokenizer, length, blocks)
-    about: dict[str, Any] = {"model": model, "method": "+".join(grid.words), "tasks": named}
-    about |= {"train": data, "limit": limit, "tuning": asdict(config), "text": text, "blocks": [blocks, length]}
-    with leftovers(beside(out, ".frontier"), _worth) as work:
+    with stages(cache, beside(out, ".frontier"), _worth) as work:
         serve = _Profiles(dict(zip(profiles or [], loaded, strict=True)), whole, tokenizer, text, work)
         candidates = [serve.candidate(grid, point) for point in settings]
         found = explore(whole, tokenizer, candidates, tokens, experiment, work=work, most=most, wish=wish)
         results = {"kind": "frontier", **about, **found.told(), **record(seed), "command": None}
+        results["notes"] = Bench(whole, tokenizer, candidates[0].split, Cache(work)).notes(experiment)
         with staged(out) as folder:
             if found.chosen is not None:
-                candidate = serve.candidate(grid, found.points[found.chosen].settings)
-                call = serve.call(candidate, grid, model, out / "emulator", seed)
-                _send(candidate, whole, tokenizer, folder, call, seed)
-                results["command"] = shlex.join(call)
-            (folder / "frontier.json").write_text(jsonlib.dumps(results, indent=2) + "\n", encoding="utf-8")
+                results["command"] = serve.send(
+                    grid, found.points[found.chosen].settings, model, out, folder, seed
+                )
+            write_json(folder / "frontier.json", results)
             report.write(results, folder / "report.html")
     emit(results, json, lambda: _show(results, found, out))
 
@@ -234,6 +243,21 @@ class _Profiles:
         call += ["--text", self.text] if len(folders) < len(used) else []
         return [*call, "--seed", str(seed)]
 
+    def send(self, grid: Grid, point: Settings, model: str, out: Path, folder: Path, seed: int) -> str:
+        """Write the emulator of a point and its receipt into `folder`, later `out`; the call that makes it."""
+        from offsite.owner.build import keep_of
+        from offsite.owner.receipt import write_receipt
+        from offsite.record import calling
+
+        candidate = self.candidate(grid, point)
+        call = self.call(candidate, grid, model, out / "emulator", seed)
+        emulator, blueprint = candidate.make(self.model, self.tokenizer)
+        emulator.save(folder / "emulator")
+        kept, private = keep_of(emulator, self.model), folder / "emulator-receipt"
+        with calling(call):
+            write_receipt(private, emulator, blueprint, asked=candidate.keep, kept=kept, seed=seed)
+        return shlex.join(call)
+
     def _of(self, method: Method, split: Split) -> Profile:
         for profile in self.given.values():
             if (profile.method, profile.split) == (method.name, split):
@@ -241,26 +265,6 @@ class _Profiles:
                 return profile
         work = self.work / f"profile-{method.name}-{split.bottom}-{split.top}"
         return learn(method, self.model, self.tokenizer, split, self.text, work)
-
-
-def _send(
-    candidate: Candidate,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
-    call: Sequence[str],
-    seed: int,
-) -> None:
-    """Write the emulator that is chosen and its receipt."""
-    from offsite.owner.build import keep_of
-    from offsite.owner.receipt import write_receipt
-    from offsite.record import calling
-
-    emulator, blueprint = candidate.make(model, tokenizer)
-    emulator.save(folder / "emulator")
-    kept, private = keep_of(emulator, model), folder / "emulator-receipt"
-    with calling(call):
-        write_receipt(private, emulator, blueprint, asked=candidate.keep, kept=kept, seed=seed)
 
 
 def _worth(work: Path) -> bool:
@@ -277,6 +281,11 @@ def _show(results: Mapping[str, Any], found: Frontier, out: Path) -> None:
     say(_table(found))
     if found.same:
         say(f"{found.same} more settings make one of these emulators once more, and are left out.")
+    ranks = {name: rho for name, rho in results["correlation"].items() if rho is not None}
+    if ranks:
+        said = ", ".join(f"{name.replace('_', ' ')} {rho:+.2f}" for name, rho in ranks.items())
+        say(f"Rank correlation with how far plugged in lowers the answer nll: {said}.")
+    say(*results["notes"], sep="\n")
     say(found.answer)
     if found.chosen is not None:
         say(f"Emulator in {out / 'emulator'}: send this folder, and keep emulator-receipt to yourself.")

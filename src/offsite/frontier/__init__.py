@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,11 @@ from offsite.emulator import Emulator
 from offsite.experiment import Bench, Cache, Experiment
 from offsite.frontier import choose
 from offsite.frontier.answer import verdict
-from offsite.frontier.choose import ESTIMATES, FEWEST, Point, Wish
+from offsite.frontier.choose import ESTIMATES, FEWEST, TRUSTED, Point, Wish
 from offsite.frontier.grid import KEEP, Settings
 from offsite.owner.blueprint import Blueprint
 from offsite.owner.build import build, keep_of
-from offsite.owner.fidelity import fidelity
+from offsite.owner.fidelity import fidelity, gradient
 from offsite.owner.findings import Findings
 from offsite.owner.stages import Stage, plan
 from offsite.split import Split
@@ -74,12 +75,10 @@ class Frontier:
 
     points: Sequence[Point]
     ends: Mapping[str, Any]
-    """The rows zero-shot and fine-tuned."""
+    """The rows zero-shot and fine-tuned, of the first point's split."""
     wish: Wish
-    first: int = 0
-    """How many were scored to see whether an estimate predicts."""
-    estimator: str | None = None
-    """The estimate that does, and so chose which of the others to score."""
+    foretold: int = 0
+    """How many were scored because the cheap estimate, which had ranked those before rightly, chose them."""
     same: int = 0
     """How many settings made an emulator that others had made already, and are left out."""
 
@@ -99,7 +98,7 @@ class Frontier:
             "points": [_told(point) for point in self.points],
             "frontier": choose.undominated(self.points),
             "correlation": choose.correlations(self.points),
-            "estimator": self.estimator,
+            "foretold": self.foretold,
             "ends": self.ends,
             "wish": {"min_gap": self.wish.min_gap, "max_loss": self.wish.max_loss},
             "chosen": self.chosen,
@@ -111,15 +110,11 @@ class Frontier:
         count, done = len(self.points), sum(point.rows is not None for point in self.points)
         if done == count:
             return f"{count} of {count} were scored"
-        if self.estimator:
-            last = done - self.first
-            rest = f", which chose {last} more" if last else ""
-            name = self.estimator.replace("_", " ")
-            return f"{done} of {count} were scored, the first {self.first} ranked rightly by their {name}{rest}"
-        return (
-            f"{done} of {count} were scored, spread over the range, for no cheap estimate has shown that it "
-            "ranks them rightly"
-        )
+        said = f"{done} of {count} were scored"
+        if self.foretold:
+            others = f"the {done - self.foretold} others"
+            return f"{said}, {self.foretold} chosen by their {TRUSTED}, which had ranked {others} rightly"
+        return f"{said}, spread over the range, for their {TRUSTED} has not shown that it ranks them rightly"
 
 
 def explore(
@@ -136,67 +131,73 @@ def explore(
     """Estimate every candidate, score at most `most` of them in full, and answer the `wish`.
 
     Estimates are `owner.fidelity` on `tokens` (blocks, length), best of a text that no method was calibrated
-    on. First a spread of the points is scored, by the order of the cosine: half of `most`, FEWEST at the least.
-    Where an estimate predicts those (see `choose`), it says which of the others to score; where none does, the
-    spread goes on. All are held against zero-shot and fine-tuned of the first candidate's split. One emulator
-    is in memory at a time; `model` comes back as it was. What is done is kept in `work`: interrupted and called
-    again with the same, it goes on from there.
+    on, and by the emulator's own zero-shot. First a spread of the points is scored, by the order of the cosine:
+    half of `most`, FEWEST at the least. While the cosine predicts those scored (see `choose`), it says which to
+    score next; while it does not, the spread goes on. Each is held against zero-shot and fine-tuned of its own
+    split. One emulator is in memory at a time; `model` comes back as it was. What is done is kept in `work`:
+    interrupted and called again with the same, it goes on from there.
     """
     wish = wish or Wish()
     benches = {each.split: Bench(model, tokenizer, each.split, Cache(work)) for each in candidates}
-    known, same = _estimated(benches, candidates, tokens)
-    ends = benches[known[0][0].split].ends(experiment)["rows"]
+    known, same = _estimated(benches, candidates, tokens, experiment)
+    ends = functools.cache(lambda split: benches[split].ends(experiment)["rows"])
     points = [point for _, point in known]
 
     def score(place: int) -> None:
         candidate, point = known[place]
+        bench = benches[candidate.split]
+        make = functools.partial(_made, candidate, bench)
+        trial = bench.trial({"tensors": point.digest}, make, experiment)
+        points[place] = point.scored(trial["rows"], ends(candidate.split))
 
-        def make() -> Emulator:
-            return candidate.make(model, tokenizer)[0]
-
-        trial = benches[candidate.split].trial({"tensors": point.digest}, make, experiment)
-        points[place] = point.scored(trial["rows"], ends)
-
-    first, estimator = _scored(points, score, min(most, len(points)), wish)
-    return Frontier(points, ends, wish, first, estimator, same)
+    foretold = _scored(points, score, min(most, len(points)), wish)
+    return Frontier(points, ends(known[0][0].split), wish, foretold, same)
 
 
-def _scored(points: list[Point], score: Callable[[int], None], most: int, wish: Wish) -> tuple[int, str | None]:
-    """Score `most` of the points; how many of them for a start, and the estimate that chose the rest."""
-    by_cosine = sorted(range(len(points)), key=lambda place: points[place].estimate["cosine"])
-    order = [by_cosine[place] for place in choose.spread(len(points))]
-    first = min(most, max(FEWEST, (most + 1) // 2))
-    for place in order[:first]:
-        score(place)
-    estimator = choose.predictor(points)
-    for turn in range(first, most):
-        score(choose.most_promising(points, estimator, wish) if estimator else order[turn])
-    return first, estimator
+def _scored(points: list[Point], score: Callable[[int], None], most: int, wish: Wish) -> int:
+    """Score `most` of the points; how many of them the estimate chose."""
+    ranked = sorted(range(len(points)), key=lambda place: points[place].estimate[choose.TRUSTED])
+    order = [ranked[place] for place in choose.spread(len(points))]
+    first, foretold = min(most, max(FEWEST, (most + 1) // 2)), 0
+    for turn in range(most):
+        trusted = turn >= first and choose.predicts(points, wish)
+        foretold += trusted
+        left = (place for place in order if points[place].rows is None)
+        score(choose.most_promising(points, wish) if trusted else next(left))
+    return foretold
 
 
 def _estimated(
-    benches: Mapping[Split, Bench], candidates: Sequence[Candidate], tokens: Tensor
+    benches: Mapping[Split, Bench], candidates: Sequence[Candidate], tokens: Tensor, experiment: Experiment
 ) -> tuple[list[tuple[Candidate, Point]], int]:
     """Each different emulator with its estimates, by the first candidate that makes it; how many others do."""
     text = digest({"tokens": tokens})
+    full = functools.cache(lambda split: gradient(benches[split].model, split, tokens))
     known: dict[tuple[str, Split], tuple[Candidate, Point]] = {}
     for candidate in candidates:
         bench = benches[candidate.split]
+        emulator = functools.cache(functools.partial(_made, candidate, bench))
 
-        def make(candidate: Candidate = candidate, bench: Bench = bench) -> dict[str, Any]:
-            emulator, _ = candidate.make(bench.model, bench.tokenizer)
-            found = fidelity(emulator, bench.model, tokens)
+        def weigh(bench: Bench = bench, made: Callable[[], Emulator] = emulator) -> dict[str, Any]:
+            found = fidelity(made(), bench.model, tokens, full(bench.split))
             return {
-                "digest": digest(emulator.model.state_dict()),
-                "stored": keep_of(emulator, bench.model),
+                "digest": digest(made().model.state_dict()),
+                "stored": keep_of(made(), bench.model),
                 "estimate": {name: getattr(found, name) for name in ESTIMATES},
             }
 
         key = {"stage": "estimate", "model": bench.digest, "text": text, **candidate.key()}
-        told = bench.cache.once(key, make)
-        point = Point(candidate.settings, told["stored"], told["estimate"], told["digest"])
+        told = bench.cache.once(key, weigh)
+        row = bench.zero_shot({"tensors": told["digest"]}, emulator, experiment)
+        nll = choose.mean({"": row}, "", "nll")
+        estimate = told["estimate"] | ({} if nll is None else {choose.ZERO_SHOT: nll})
+        point = Point(candidate.settings, told["stored"], estimate, told["digest"])
         known.setdefault((point.digest, candidate.split), (candidate, point))
     return list(known.values()), len(candidates) - len(known)
+
+
+def _made(candidate: Candidate, bench: Bench) -> Emulator:
+    return candidate.make(bench.model, bench.tokenizer)[0]
 
 
 def _told(point: Point) -> dict[str, Any]:
@@ -209,6 +210,7 @@ def _told(point: Point) -> dict[str, Any]:
         "gap_stderr": point.gap_stderr,
         "gap_nll": point.gap_nll,
         "gain": point.gain,
+        "gain_stderr": point.gain_stderr,
     }
 
 

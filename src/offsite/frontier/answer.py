@@ -16,7 +16,8 @@ def verdict(points: Sequence[Point], wish: Wish) -> str:
     chosen, closest = choose(points, wish)
     if chosen is not None:
         point = points[chosen]
-        return f"The emulator of {in_words(point.settings)} meets the wish: {_did(point)}"
+        narrowly = " by less than a standard error" if wish.within_error(point) else ""
+        return f"The emulator of {in_words(point.settings)} meets the wish{narrowly}: {_did(point)}"
     known = [point for point in points if point.fall is not None]
     if closest is None:
         return f"The wish cannot be judged: {_untold(known, wish)}"
@@ -47,7 +48,8 @@ def _did(point: Point) -> str:
         error = "" if point.gap_stderr is None else f" (standard error {point.gap_stderr:.1f})"
         said.append(f"plugged in lies {point.gap:.1f} points above the emulator tuned{error}")
     if point.gain is not None:
-        said.append(f"plugged in reaches {point.gain:.1%} of what fine-tuning gains")
+        error = "" if point.gain_stderr is None else f" (standard error {point.gain_stderr:.1%})"
+        said.append(f"plugged in reaches {point.gain:.1%}{error} of what fine-tuning gains")
     return " and ".join(said)
 
 

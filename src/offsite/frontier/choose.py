@@ -1,9 +1,10 @@
 """Which emulator a wish takes, and whether a cheap estimate may say which ones to score.
 
-An estimate is used only where it predicts: over four points or more, its rank correlation with how far plugged
-in lowers the answer nll has the right sign and is NEEDED at the least. That is 0.8, and more over few points,
-so that it would come by chance in one of twenty times at the most (critical values of Spearman, one-sided; of
-one estimate by itself: that the best of several gets there by chance is likelier).
+TRUSTED is used only where it predicts: over four points or more, its rank correlation with how far plugged in
+lowers the answer nll (and with the gap, where one is wished) has the right sign and is NEEDED at the least.
+That is 0.8, and more over few points, so that it would come by chance in one of twenty times at the most
+(critical values of Spearman, one-sided). It is named beforehand: the best of several would get there by chance
+more often. How the other estimates do is shown, and no more.
 """
 
 from __future__ import annotations
@@ -18,12 +19,16 @@ from offsite.frontier.grid import Settings
 from offsite.report.results import Results
 from offsite.report.verdict import estimate, judge
 
-ESTIMATES = {"cosine": 1, "relative_error": -1, "loss": -1, "loss_gap": -1}
-"""What is cheap to know of an emulator, and whether more of it promises more (1) or less (-1) plugged in."""
+ESTIMATES = ("cosine", "relative_error", "loss_gap")
+"""Of the gradients and the loss on public text (see `owner.fidelity`)."""
+ZERO_SHOT = "zero_shot_nll"
+"""The answer nll of the emulator as it is sent, on the mean of the tasks: an estimate too."""
+TRUSTED = "cosine"
+"""The estimate that may choose; more of it promises more plugged in."""
 FEWEST = 4
 """Points without which nothing is said of an estimate."""
 NEEDED = {4: 1.0, 5: 0.9, 6: 0.829}
-"""The rank correlation that an estimate must have to be used, by the number of points; else 0.8."""
+"""The rank correlation that it must have to be used, by the number of points; else 0.8."""
 
 Rows = Mapping[str, Any]
 """Scores by row and task."""
@@ -48,6 +53,7 @@ class Point:
     """The same in nats a token of the answer: below zero the full model is better."""
     gain: float | None = None
     """The share of fine-tuning's fall of the answer nll that plugged in reaches; None where that is no fall."""
+    gain_stderr: float | None = None
     fall: float | None = None
     """How far plugged in lowers the answer nll below zero-shot's, nats a token."""
 
@@ -65,13 +71,14 @@ class Point:
             gap_stderr=None if gap is None or gap.stderr is None else 100 * gap.stderr,
             gap_nll=None if said.gap_nll is None else said.gap_nll.value,
             gain=None if said.share is None else said.share.value,
+            gain_stderr=None if said.share is None else said.share.stderr,
             fall=zero.value - plugged.value if zero and plugged else None,
         )
 
     @property
-    def cost(self) -> float:
+    def cost(self) -> float | None:
         """How far the emulator tuned is behind: accuracy points, or nats where there is no accuracy."""
-        return self.gap if self.gap is not None else -(self.gap_nll or 0.0)
+        return self.gap if self.gap is not None or self.gap_nll is None else -self.gap_nll
 
 
 @dataclass(frozen=True)
@@ -103,18 +110,30 @@ class Wish:
         """The percent of fine-tuning's fall lacking beyond those granted; infinite where it is none."""
         return _lacking(None if self.max_loss is None else 100 * (1 - self.max_loss), gain and 100 * gain)
 
+    def within_error(self, point: Point) -> bool:
+        """Whether the `point` meets the wish, but one of its figures by less than its standard error."""
+        margins = []
+        if self.min_gap is not None and point.gap is not None:
+            margins.append((point.gap - self.min_gap, point.gap_stderr))
+        if self.max_loss is not None and point.gain is not None:
+            margins.append((point.gain - 1 + self.max_loss, point.gain_stderr))
+        return any(error is not None and margin < error for margin, error in margins)
+
     def lacks(self, point: Point) -> float:
         """How far a `point` is from the wish: points of the gap plus percent of the fall; 0: it is met."""
         return self.lacks_gap(point.gap) + self.lacks_gain(point.gain)
 
 
 def share(word: str) -> float:
-    """The share that is written as `1%` or `0.01`."""
+    """The share that is written as `1%` or `0.01`; whether a bare 1 is 1% or all is anyone's guess."""
     number = word.strip()
     try:
-        return float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
+        value = float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
     except ValueError as error:
         raise UserError(f"A share is written as 1% or 0.01, not {word!r}.") from error
+    if value >= 1 and not number.endswith("%"):
+        raise UserError(f"A share is written as 1% or 0.01; for {word!r} write {number}%.")
+    return value
 
 
 def spread(count: int) -> list[int]:
@@ -130,9 +149,14 @@ def correlations(points: Sequence[Point]) -> dict[str, float | None]:
 
     None over fewer than three, and where all are alike.
     """
-    known = [point for point in points if point.fall is not None]
-    falls = [point.fall or 0.0 for point in known]
-    return {name: rank_correlation([each.estimate[name] for each in known], falls) for name in ESTIMATES}
+    names = dict.fromkeys(name for point in points for name in point.estimate)
+    return {name: _correlation(points, name, "fall") for name in names}
+
+
+def _correlation(points: Sequence[Point], name: str, outcome: str) -> float | None:
+    pairs = [(point.estimate.get(name), getattr(point, outcome)) for point in points]
+    known = [(one, other) for one, other in pairs if one is not None and other is not None]
+    return rank_correlation([one for one, _ in known], [other for _, other in known])
 
 
 def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | None:
@@ -145,45 +169,44 @@ def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | No
         return None
 
 
-def predictor(points: Sequence[Point]) -> str | None:
-    """The estimate that predicts best how the scored points did plugged in; None where none does."""
+def predicts(points: Sequence[Point], wish: Wish) -> bool:
+    """Whether TRUSTED ranks the scored points as they did in all that the `wish` hangs on."""
     count = sum(point.fall is not None for point in points)
-    if count < FEWEST:
-        return None
-    signed = {name: (rho or 0.0) * ESTIMATES[name] for name, rho in correlations(points).items()}
-    best = max(signed, key=lambda name: signed[name])
-    return best if signed[best] >= NEEDED.get(count, 0.8) - _HAIR else None
+    signed = [_correlation(points, TRUSTED, "fall") or 0.0]
+    if wish.min_gap is not None:  # the truer an emulator, the less it lies behind
+        signed.append(-(_correlation(points, TRUSTED, "cost") or 0.0))
+    return count >= FEWEST and min(signed) >= NEEDED.get(count, 0.8) - _HAIR
 
 
-def most_promising(points: Sequence[Point], name: str, wish: Wish) -> int:
+def most_promising(points: Sequence[Point], wish: Wish) -> int:
     """The place of the point without a score that should come nearest to the wish, or do best without one.
 
-    What is to be expected of it lies on the line through the scored points that the estimate `name` puts before
-    and after it.
+    What is to be expected of it lies on the line through the scored points that TRUSTED puts before and after
+    it.
     """
     import numpy as np
 
-    scored = sorted((p for p in points if p.rows is not None), key=lambda point: point.estimate[name])
-    at = [point.estimate[name] for point in scored]
+    scored = sorted((p for p in points if p.rows is not None), key=lambda point: point.estimate[TRUSTED])
+    at = [point.estimate[TRUSTED] for point in scored]
 
     def expected(point: Point, values: Sequence[float | None]) -> float | None:
         known = [value for value in values if value is not None]
-        return float(np.interp(point.estimate[name], at, known)) if len(known) == len(at) else None
+        return float(np.interp(point.estimate[TRUSTED], at, known)) if len(known) == len(at) else None
 
     def rank(place: int) -> tuple[float, float, float]:
         point = points[place]
         gap, gain, fall = (
             expected(point, [getattr(each, what) for each in scored]) for what in ("gap", "gain", "fall")
         )
-        cheap = ESTIMATES[name] * point.estimate[name]  # decides beyond the last scored point
-        return wish.lacks(replace(point, gap=gap, gain=gain)), -(fall or 0.0), -cheap
+        beyond = -point.estimate[TRUSTED]  # decides where no scored point comes after it
+        return wish.lacks(replace(point, gap=gap, gain=gain)), -(fall or 0.0), beyond
 
     return min((place for place, point in enumerate(points) if point.rows is None), key=rank)
 
 
 def undominated(points: Sequence[Point]) -> list[int]:
     """The places of the scored points that no other equals in gain and gap and beats in one of them."""
-    known = {place: (p.fall, p.cost) for place, p in enumerate(points) if p.fall is not None}
+    known = {place: (p.fall, p.cost or 0.0) for place, p in enumerate(points) if p.fall is not None}
     return [
         place
         for place, (fall, cost) in known.items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite, sqrt
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -46,19 +47,37 @@ class Fidelity:
         return self.loss - self.full_loss
 
 
-def fidelity(emulator: Emulator, model: PreTrainedModel, tokens: Tensor) -> Fidelity:
-    """Compare the untuned `emulator` with the `model` it was made from, on `tokens` (blocks, length).
+class Gradient(NamedTuple):
+    """Of the mean next-token cross-entropy on some text, at the adapter layers' parameters."""
 
-    The gradient is that of the mean next-token cross-entropy at the adapter layers' parameters, summed up in
-    float32. Neither model is changed. Beside them it takes two gradients and, in half precision, one copy, all
-    of the adapter's size. Raises UserError for an emulator of another model or one that was tuned since, and
-    for blocks of less than two tokens or more than the model reads.
+    loss: float
+    """Nats a token."""
+    tensors: Sequence[Tensor]
+    """In float32, in the order of the places."""
+
+
+def gradient(model: PreTrainedModel, split: Split, tokens: Tensor) -> Gradient:
+    """What every emulator of a `model` is held against, on `tokens` (blocks, length).
+
+    The model is not changed. Beside it, it takes one gradient and, in half precision, one copy, both of the
+    adapter's size. Raises UserError for blocks of less than two tokens or more than the model reads.
     """
     _check_tokens(model, tokens)
+    with bar("Computing gradients", len(tokens)) as advance:
+        return _gradient(model, split, tokens, advance)
+
+
+def fidelity(
+    emulator: Emulator, model: PreTrainedModel, tokens: Tensor, full: Gradient | None = None
+) -> Fidelity:
+    """Compare the untuned `emulator` with the `model` it was made from, on `tokens` (blocks, length).
+
+    `full` is the model's own `gradient` on them, where it is known. Raises UserError as `gradient`, and for an
+    emulator of another model or one that was tuned since.
+    """
     _check_same(emulator, model)
-    with bar("Comparing gradients", 2 * len(tokens)) as advance:
-        loss, ours = _gradient(emulator.model, emulator.split, tokens, advance)
-        full_loss, theirs = _gradient(model, emulator.split, tokens, advance)
+    full_loss, theirs = full or gradient(model, emulator.split, tokens)
+    loss, ours = gradient(emulator.model, emulator.split, tokens)
     norms = sqrt(_dot(ours, ours)), sqrt(_dot(theirs, theirs))
     if not all(norm > 0 and isfinite(norm) for norm in norms):
         raise UserError(
@@ -66,7 +85,7 @@ def fidelity(emulator: Emulator, model: PreTrainedModel, tokens: Tensor) -> Fide
         )
     cosine = _dot(ours, theirs) / (norms[0] * norms[1])
     for mine, other in zip(ours, theirs, strict=True):
-        mine -= other.to(mine.device)
+        mine.sub_(other.to(mine.device))
     return Fidelity(min(cosine, 1.0), sqrt(_dot(ours, ours)) / norms[1], loss, full_loss)
 
 
@@ -105,18 +124,13 @@ def _check_same(emulator: Emulator, model: PreTrainedModel) -> None:
         )
 
 
-def _gradient(
-    model: PreTrainedModel, split: Split, tokens: Tensor, advance: Advance
-) -> tuple[float, list[Tensor]]:
-    """The mean loss on `tokens`, and its gradient at each of the adapter's parameters, in float32.
-
-    The model's own parameters stay out of it: leaves of float32 stand in for the adapter's in each pass.
-    """
+def _gradient(model: PreTrainedModel, split: Split, tokens: Tensor, advance: Advance) -> Gradient:
+    """The model's own parameters stay out of it: leaves of float32 stand in for the adapter's in each pass."""
     adapter = _adapter(model, split)
     leaves = [tensor.detach().float().requires_grad_() for tensor in adapter.values()]
     gradients = [torch.zeros_like(leaf) for leaf in leaves]
-    for leaf, gradient in zip(leaves, gradients, strict=True):
-        leaf.grad = gradient  # the backward passes add to it, tensor by tensor
+    for leaf, each in zip(leaves, gradients, strict=True):
+        leaf.grad = each  # the backward passes add to it, tensor by tensor
     total = 0.0
     with torch.enable_grad(), evaluating(model):
         for batch in torch.split(tokens, _BATCH):
@@ -127,7 +141,7 @@ def _gradient(
             total += loss.item()
             advance(len(batch), "")
     count = len(tokens) * (tokens.shape[1] - 1)
-    return total / count, [gradient.div_(count) for gradient in gradients]
+    return Gradient(total / count, [each.div_(count) for each in gradients])
 
 
 def _adapter(model: PreTrainedModel, split: Split) -> dict[str, Tensor]:
