@@ -55,7 +55,7 @@ def made_frontier(word="beta", task="arc_easy"):
         })  # fmt: skip
     ends = {row: {task: cell(*SCORES[row])} for row in ("zero_shot", "fine_tuned")}
     return {"kind": "frontier", "model": word, "method": word, "tasks": [task], "tuning": {"steps": 5},
-            "points": points, "correlation": {"cosine": 0.83, "loss": None}, "estimator": "cosine",
+            "points": points, "correlation": {"cosine": 0.83, "loss_gap": None}, "foretold": 2,
             "ends": ends, "wish": {"min_gap": 4, "max_loss": 0.01}, "chosen": 1,
             "closest": None, "answer": f"Send {word}.", "call": "offsite frontier", "versions": {},
             "seed": 0, "date": "2026-01-02", "machine": "m"}  # fmt: skip

@@ -69,6 +69,22 @@ def test_gain_is_of_the_same_seed(page):
     assert f"{100 * statistics.mean(gains):.1f}\u00a0±" in made.text
 
 
+def test_no_gain_is_told_of_some_seeds_only(page):
+    study = made_study()
+    study["runs"][1]["fine_tuned"]["nll"] = study["runs"][1]["zero_shot"]["nll"] - 0.01
+    made = page(study)
+    assert "On arc_easy, uniform at keep 0.70 reaches" in made.text  # of seed 0, which has a clear fall
+
+
+def test_methods_are_ranked_on_one_budget(page):
+    study = made_study()
+    rich = [run | {"method": "rich", "keep": 0.9, "plugged_in": run["plugged_in"] | {"nll": 0.1}}
+            for run in study["runs"] if run["method"] == "gradot"]  # fmt: skip
+    made = page(study | {"runs": [*study["runs"], *rich]})
+    assert "On arc_easy, gradot at keep 0.70 reaches" in made.text
+    assert "the most of 2 methods on that budget" in made.text
+
+
 def test_a_text_without_answers_is_read_by_its_perplexity(page):
     made = page(made_study())
     perplexity = traces(made.json[2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -10,9 +11,9 @@ from pydantic import Field
 
 from offsite.report.fidelity import against_keep
 from offsite.report.figures import Figure, drawn, escaped, layout_of, limits, shades
+from offsite.report.measures import ACCURACY, Measure, measures
 from offsite.report.part import Chapter, Loose, Part, Shown, Story, Table, number, read, record_block
 from offsite.report.results import ROWS, Cell, Number
-from offsite.report.study import ACCURACY, Measure, measures
 from offsite.report.verdict import Estimate
 
 _RING = "#c8558f"
@@ -20,8 +21,8 @@ _ZERO_SHOT, _FINE_TUNED = ROWS[:2]
 _NAMES = {
     "cosine": "Cosine of the gradients",
     "relative_error": "Relative error of the gradient",
-    "loss": "Loss of the emulator, nats a token",
     "loss_gap": "Loss above the model’s, nats a token",
+    "zero_shot_nll": "Answer nll of the emulator as sent",
 }
 Row = dict[str, Cell]
 
@@ -36,6 +37,7 @@ class Point(Loose):
     gap: Number = None
     gap_nll: Number = None
     gain: Number = None
+    gain_stderr: Number = None
 
 
 class Ends(Loose):
@@ -63,7 +65,8 @@ class Frontier(Loose):
     tasks: list[str] | None = None
     tuning: dict[str, Any] | None = None
     correlation: dict[str, Number] = Field(default_factory=dict)
-    estimator: str | None = None
+    foretold: int = 0
+    notes: list[str] = Field(default_factory=list)
     wish: Wish = Wish()
     chosen: int | None = None
     closest: int | None = None
@@ -92,10 +95,12 @@ def frontier(data: Mapping[str, Any]) -> Part:
     """
     found = read(Frontier, data, "This frontier", "`offsite frontier`")
     scored = [point for point in found.points if point.rows]
+    headline, _, rest = re.sub("[;:] ", "\n", found.answer, count=1).partition("\n")
+    count = f"{len(found.points)} emulators were estimated, {len(scored)} of them tuned and scored."
     story = Story(
         overline="Offsite tuning, a frontier" + (f" · {found.date[:10]}" if found.date else ""),
-        headline=found.answer,
-        lead=f"{len(found.points)} emulators were estimated, {len(scored)} of them tuned and scored.",
+        headline=headline if not rest else f"{headline}.",
+        lead=f"{rest[:1].upper()}{rest[1:]}" or count,
         facts=_facts(found),
         chapters=[*_fronts(found), *_estimates(found), *_truth(found), _table(found)],
         block=record_block(found.model_dump(), found.tuning) if found.call else "",
@@ -109,7 +114,7 @@ def _facts(found: Frontier) -> dict[str, str]:
     if found.wish.min_gap is not None:
         wish.append(f"a gap of {found.wish.min_gap:g} points or more")
     if found.wish.max_loss is not None:
-        wish.append(f"a loss of {found.wish.max_loss:.1%} or less")
+        wish.append(f"a loss of {100 * found.wish.max_loss:g}% or less")
     facts = {"Model": found.model, "Method": found.method, "Tasks": ", ".join(found.tasks or ())}
     facts |= {"Wished": " and ".join(wish)}
     return {name: fact for name, fact in facts.items() if fact}
@@ -160,7 +165,11 @@ def _front(found: Frontier, known: Sequence[tuple[int, Point]], task: str, measu
     layout["yaxis"] |= {"range": upward, "title": {"text": "plugged in", "standoff": 8}}
     layout["margin"] |= {"b": 52}
     lines = [_level(row, end, across, measure) for row, end in ends.items() if end]
-    layout["annotations"] = [_tag(row.name, end.value) for row, end in ends.items() if end]
+    layout["annotations"] = [
+        _tag(row.name, end.value, left=(row is _FINE_TUNED) == (measure is ACCURACY))
+        for row, end in ends.items()
+        if end
+    ]
     return drawn([_diagonal(across, upward), *lines, *_marks(found, dots, measure)], layout)
 
 
@@ -213,8 +222,10 @@ def _level(row: Any, end: Estimate, across: Sequence[float], measure: Measure) -
     }
 
 
-def _tag(text: str, height: float) -> Figure:
-    where = {"xref": "paper", "x": 1, "xanchor": "right", "y": height, "yanchor": "bottom"}
+def _tag(text: str, height: float, *, left: bool) -> Figure:
+    """At the side where no emulator lies that does as its line says."""
+    x, anchor = (0, "left") if left else (1, "right")
+    where = {"xref": "paper", "x": x, "xanchor": anchor, "y": height, "yanchor": "bottom"}
     return where | {"text": text, "showarrow": False, "font": {"size": 12}}
 
 
@@ -269,8 +280,8 @@ def _estimates(found: Frontier) -> list[Chapter]:
             figures.append(Shown(_NAMES.get(name, name), _foretold(found, dots), label, hint))
     if not figures:
         return []
-    used = f"{_NAMES.get(found.estimator, found.estimator)} chose" if found.estimator else "None of them chose"
-    text = f"{used} which emulators were scored. Upward, how much of fine-tuning’s gain plugged in reaches, %."
+    many = f"{found.foretold} of the emulators scored" if found.foretold else "none of the emulators scored"
+    text = f"The cosine chose {many}. Upward, how much of fine-tuning’s gain plugged in reaches, %."
     return [Chapter("Does the cheap estimate foretell it?", notes=[text], figures=figures)]
 
 
@@ -314,7 +325,7 @@ def _table(found: Frontier) -> Chapter:
             *(_short(point.settings.get(knob, "–")) for knob in knobs),
             "–" if point.stored is None else f"{point.stored:.2f}",
             number((point.estimate or {}).get("cosine"), 3),
-            number(point.gain, 1, 100),
+            number(None if point.gain is None else Estimate(point.gain, point.gain_stderr), 1, 100),
             number(point.gap, 1, 1, "+"),
             number(point.gap_nll, 2, 1, "+"),
         ]
@@ -322,4 +333,4 @@ def _table(found: Frontier) -> Chapter:
     ]
     bold = frozenset() if marked is None else frozenset([marked])
     after = "The gap is plugged in minus emulator tuned: what the owner keeps. Without one, it was not scored."
-    return Chapter("All emulators", table=Table(head, rows, bold), after=after)
+    return Chapter("All emulators", notes=found.notes, table=Table(head, rows, bold), after=after)

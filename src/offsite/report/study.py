@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import mean, stdev
+from statistics import mean
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from offsite.errors import UserError
 from offsite.report.figures import Figure, band, drawn, escaped, layout_of, limits
+from offsite.report.measures import NLL, Measure, measures, over_seeds
 from offsite.report.part import Chapter, Loose, Part, Shown, Story, Table, number, read, record_block
 from offsite.report.results import ROWS, Cell
-from offsite.report.verdict import Estimate
+from offsite.report.verdict import Estimate, share
 
 _LANE = 58  # pixels: a name, and three dots under it
 _ENDS, _OWN = ROWS[:2], ROWS[2:]
@@ -39,54 +40,13 @@ class Study(Loose):
     """What a study's results.json says, so far as it is drawn."""
 
     runs: Annotated[list[Run], Field(min_length=1)]
+    notes: list[str] = Field(default_factory=list)
     recipe: dict[str, Any] = Field(default_factory=dict)
     call: str | None = None
     versions: dict[str, str] | None = None
     seed: int | list[int] | None = None
     date: str | None = None
     machine: str | None = None
-
-
-@dataclass(frozen=True)
-class Measure:
-    """One score of a task as people read it."""
-
-    caption: str
-    hint: str
-    digits: int
-    of: Callable[[Cell], Estimate | None]
-
-
-def _share(cell: Cell) -> Estimate | None:
-    return None if cell.acc is None else Estimate(100 * cell.acc, _times(100, cell.acc_stderr))
-
-
-def _nll(cell: Cell) -> Estimate | None:
-    return None if cell.nll is None else Estimate(cell.nll, cell.nll_stderr)
-
-
-def _perplexity(cell: Cell) -> Estimate | None:
-    """Its error by the delta method."""
-    if cell.nll is None or cell.nll > 700:
-        return None
-    value = math.exp(cell.nll)
-    return Estimate(value, _times(value, cell.nll_stderr))
-
-
-def _times(scale: float, error: float | None) -> float | None:
-    return None if error is None else scale * error
-
-
-ACCURACY = Measure("Accuracy, %", "higher is better", 1, _share)
-NLL = Measure("Answer nll, nats per token", "lower is better", 2, _nll)
-PERPLEXITY = Measure("Perplexity", "lower is better", 2, _perplexity)
-
-
-def measures(cells: Sequence[Cell]) -> list[Measure]:
-    """What the `cells` of a task are read by: a text to be foretold has no accuracy but a perplexity."""
-    answered = any(cell.acc is not None for cell in cells)
-    known = any(cell.nll is not None for cell in cells)
-    return ([ACCURACY] if answered else [PERPLEXITY] if known else []) + ([NLL] if known else [])
 
 
 @dataclass(frozen=True)
@@ -132,7 +92,7 @@ def study(data: Mapping[str, Any]) -> Part:
         lead=_lead(found),
         facts=_facts(found, groups),
         chapters=[
-            Chapter("The five rows", rows=True, notes=[_NOTE]),
+            Chapter("The five rows", rows=True, notes=[_NOTE, *found.notes]),
             *(_chapter(found, task, groups[task]) for task in groups if groups[task]),
         ],
         block=record_block(found.model_dump(), _knobs(found.recipe)) if found.call else "",
@@ -160,29 +120,22 @@ def _groups(found: Study, task: str) -> list[Group]:
 
 
 def _gain(found: Study, task: str, runs: Sequence[Run]) -> Estimate | None:
+    """None where a seed's is not known, or its fine-tuning does not clearly gain: no mean of a few seeds."""
     gains = []
     for run in runs:
-        cells = [_end(found, task, "zero_shot", run.seed), _end(found, task, "fine_tuned", run.seed)]
-        ends = [cell.nll for cell in cells if cell and cell.nll is not None]
-        plugged = run.plugged_in.nll if run.plugged_in else None
-        if len(ends) == 2 and plugged is not None and ends[0] > ends[1]:
-            gains.append((ends[0] - plugged) / (ends[0] - ends[1]))
-    return over_seeds(gains)
+        zero = _end(found, task, "zero_shot", run.seed) or _end(found, task, "zero_shot", None)
+        tuned, plugged = _end(found, task, "fine_tuned", run.seed), run.plugged_in and NLL.of(run.plugged_in)
+        reached = share(zero, tuned, plugged) if zero and tuned and plugged else None
+        if reached is None:
+            return None
+        gains.append(reached)
+    return over_seeds([gain.value for gain in gains], gains[0].stderr)
 
 
-def _end(found: Study, task: str, row: str, seed: int) -> Cell | None:
-    """The model's own row with that seed, or with another where that one lacks."""
-    cells = {r.seed: cell for r in found.runs if r.task == task and (cell := getattr(r, row)) is not None}
-    return cells.get(seed) or next(iter(cells.values()), None)
-
-
-def over_seeds(values: Sequence[float], own: float | None = None) -> Estimate | None:
-    """The mean and its standard error; of values all alike, the error that each has of its `own`."""
-    if not values:
-        return None
-    spread = stdev(values) if len(values) > 1 else 0.0
-    error = spread / math.sqrt(len(values)) if spread else own
-    return Estimate(mean(values), error)
+def _end(found: Study, task: str, row: str, seed: int | None) -> Estimate | None:
+    """The nll of the model's own row with that seed; None: with any."""
+    runs = [run for run in found.runs if run.task == task and seed in (None, run.seed)]
+    return next((NLL.of(cell) for run in runs if (cell := getattr(run, row))), None)
 
 
 def _mean(runs: Sequence[Run], row: str, measure: Measure) -> Estimate | None:
@@ -194,19 +147,20 @@ def _headline(task: str, groups: Sequence[Group]) -> str:
     known = [group for group in groups if group.gain]
     if not known:
         return f"{len(groups)} emulators on {task}; fine-tuning gains nothing to hold them against."
+    budgets = [round(group.budget, 2) for group in known]
+    at = max(sorted(set(budgets)), key=budgets.count)  # the more is kept, the easier: compared on one budget
+    known = [group for group, budget in zip(known, budgets, strict=True) if budget == at]
     best = max(known, key=lambda g: g.gain.value if g.gain else -math.inf)
     assert best.gain is not None
-    of = f", the most of {len(known)} emulators" if len(known) > 1 else ""
+    of = f", the most of {len(known)} methods on that budget" if len(known) > 1 else ""
     reached = best.gain.show(0, 100)
-    return (
-        f"On {task}, {best.method} at keep {best.stored:.2f} reaches {reached}% of what fine-tuning gains{of}."
-    )
+    return f"On {task}, {best.method} at keep {at:.2f} reaches {reached}% of what fine-tuning gains{of}."
 
 
 def _lead(found: Study) -> str:
     seeds = len({run.seed for run in found.runs})
     runs = sum(bool(run.method) for run in found.runs)
-    return f"{runs} runs over {seeds} seed{'s' if seeds > 1 else ''}; every method stores what its keep says."
+    return f"{runs} runs over {seeds} seed{'s' if seeds > 1 else ''}."
 
 
 def _facts(found: Study, groups: Mapping[str, Sequence[Group]]) -> dict[str, str]:

@@ -77,14 +77,14 @@ def judge(results: Results, tasks: Sequence[str]) -> Verdict:
     )
     gap_acc, gap_nll = (_gap(results, tasks, score) for score in ("acc", "nll"))
     support = None
-    share = None
+    reached = None
     headline = "The answer nll was not recorded in every row, so the gain cannot be told."
     if zero and tuned and plugged:
-        share = _share(zero, tuned, plugged)
-        headline = _headline(zero - tuned, zero - plugged, share)
+        reached = share(zero, tuned, plugged)
+        headline = _headline(zero - tuned, zero - plugged, reached)
         support = _support(zero, tuned, plugged, len(tasks))
     return Verdict(
-        headline, support, share, gap_acc, gap_nll, _size(gap_acc, gap_nll), _meaning(gap_acc, gap_nll)
+        headline, support, reached, gap_acc, gap_nll, _size(gap_acc, gap_nll), _meaning(gap_acc, gap_nll)
     )
 
 
@@ -93,17 +93,17 @@ def _gap(results: Results, tasks: Sequence[str], score: str) -> Estimate | None:
     return plugged - emulator if plugged and emulator else None
 
 
-def _share(zero: Estimate, tuned: Estimate, plugged: Estimate) -> Estimate | None:
+def share(zero: Estimate, tuned: Estimate, plugged: Estimate) -> Estimate | None:
     """(zero - plugged) / (zero - tuned), its error by the delta method; None where that gain is not clear."""
     gain = zero.value - tuned.value
     errors = (zero.stderr, tuned.stderr, plugged.stderr)
     known = [error for error in errors if error is not None]
     if gain <= 0 or (len(known) == len(errors) and not (zero - tuned).clear):
         return None
-    share = (zero.value - plugged.value) / gain
+    part = (zero.value - plugged.value) / gain
     if len(known) < len(errors):
-        return Estimate(share, None)
-    return Estimate(share, math.hypot((1 - share) * known[0], share * known[1], known[2]) / gain)
+        return Estimate(part, None)
+    return Estimate(part, math.hypot((1 - part) * known[0], part * known[1], known[2]) / gain)
 
 
 def _headline(gain: Estimate, reached: Estimate, share: Estimate | None) -> str:
