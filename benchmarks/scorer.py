@@ -4,8 +4,8 @@
 
 Runs A B A B ... on SmolLM2-135M in float32, the harness with the batch size that is fastest for it on a first
 part of the questions; prints every time, the median ratio and the largest difference of a log-likelihood. With
-`--bf16` both run under the autocast that offsite scores under where the processor has bfloat16. Use a quiet
-machine; `--clock cpu` counts processor seconds, which other work on the machine disturbs less.
+`--bf16` both run under bfloat16 autocast, as offsite scores where the processor has it. Use a quiet machine;
+`--clock cpu` counts processor seconds, which other work on the machine disturbs less.
 """
 
 from __future__ import annotations
@@ -83,7 +83,13 @@ def main() -> None:
     model, tokenizer = models.load(asked.model)
     ours = Scorer(model, tokenizer)
     theirs = [
-        HFLM(pretrained=model, tokenizer=ours.tokenizer, backend="causal", batch_size=size)
+        HFLM(
+            pretrained=model,
+            tokenizer=ours.tokenizer,
+            backend="causal",
+            batch_size=size,
+            mixed_precision_dtype="bfloat16" if asked.bf16 else None,
+        )
         for size in asked.batch_sizes
     ]
     with training.autocast(model) if asked.bf16 else nullcontext():

@@ -2,7 +2,7 @@
 
 A prompt and all its answers run through the model as one row: each answer sees the prompt and itself, and its
 tokens stand at the positions they would have behind the prompt alone. The prompt's last position gives every
-answer's first token; the head, often the costliest matrix, is computed only from there on.
+answer's first token; the head, often the costliest matrix, is computed only where an answer's token follows.
 
 Rows are padded on the right, where causal attention cannot look, sorted by length, and cut into batches where
 padding would cost more than another pass. Models that cannot be shown such rows (ALiBi, windows shorter than
@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 from typing import NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
@@ -60,11 +61,16 @@ class _Row(NamedTuple):
         return self.starts[-1]
 
     @property
+    def known(self) -> range:
+        """The columns that foretell tokens of answers, the prompt's last for all of them."""
+        return range(len(self.prompt) - 1, self.length)
+
+    @property
     def sources(self) -> list[int]:
-        """The columns that foretell the answers' tokens, one answer after the other."""
+        """Which of the `known` ones foretells each token of the answers, one answer after the other."""
         found = []
-        for start, answer in zip(self.starts, self.answers, strict=False):
-            found += [len(self.prompt) - 1, *range(start, start + len(answer) - 1)]
+        for start, end in zip(self.starts, self.starts[1:], strict=False):
+            found += [0, *range(start - self.known.start, end - self.known.start)]
         return found
 
 
@@ -85,9 +91,8 @@ def answer_likelihoods(
     vocabulary = model.config.get_text_config().vocab_size
 
     def fit(run: Sequence[_Row]) -> bool:
-        tokens = len(run) * run[0].length
-        kept = tokens - len(run) * (min(len(row.prompt) for row in run) - 1)
-        small = tokens <= _BATCH_TOKENS and kept * vocabulary <= _LOGITS
+        tokens, wanted = len(run) * run[0].length, sum(len(row.known) for row in run)
+        small = tokens <= _BATCH_TOKENS and wanted * vocabulary <= _LOGITS
         return small and tokens - sum(row.length for row in run) <= _WASTED_TOKENS
 
     with torch.no_grad():
@@ -143,14 +148,27 @@ def _shares(model: PreTrainedModel) -> bool:
 def _logits(model: PreTrainedModel, run: Sequence[_Row]) -> list[Tensor]:
     """For each row (answer tokens, vocabulary): what foretells each token of its answers."""
     ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(_ids(row)) for row in run], batch_first=True)
-    width = ids.shape[1]
-    kept = width - min(len(row.prompt) for row in run) + 1
-    shown = _shown(run, width, model) if any(len(row.answers) > 1 for row in run) else {}
-    logits = model(
-        input_ids=ids.to(model.device), use_cache=False, **shown, **_last_logits(model, kept)
-    ).logits[:, -kept:]
-    columns = [torch.tensor(row.sources, device=logits.device) - (width - kept) for row in run]
-    return [own[picked] for own, picked in zip(logits, columns, strict=True)]
+    shown = _shown(run, ids.shape[1], model) if any(len(row.answers) > 1 for row in run) else {}
+    wanted = torch.tensor([[number, column] for number, row in enumerate(run) for column in row.known])
+    with _head_at(model, wanted.to(model.device)):
+        logits = model(input_ids=ids.to(model.device), use_cache=False, **shown).logits
+    found = torch.split(logits[0], [len(row.known) for row in run])
+    return [own[row.sources] for own, row in zip(found, run, strict=True)]
+
+
+@contextmanager
+def _head_at(model: PreTrainedModel, wanted: Tensor) -> Iterator[None]:
+    """Within, the head is computed of the `wanted` (row, column) alone; what follows sees one row of them."""
+
+    def pick(_: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
+        return (given[0][wanted[:, 0], wanted[:, 1]][None],)
+
+    head: nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    hook = head.register_forward_pre_hook(pick)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _ids(row: _Row) -> list[int]:
@@ -183,11 +201,6 @@ def _likelihoods(logits: Tensor, answers: Sequence[Tokens]) -> list[Likelihood]:
             torch.split(logliks.cpu(), lengths), torch.split(greedy.cpu(), lengths), strict=True
         )
     ]
-
-
-def _last_logits(model: PreTrainedModel, number: int) -> dict[str, int]:
-    """The argument that restricts the head to the last positions, where the model's forward pass has it."""
-    return {"logits_to_keep": number} if "logits_to_keep" in _parameters(model) else {}
 
 
 def _parameters(model: PreTrainedModel) -> Mapping[str, inspect.Parameter]:
