@@ -116,7 +116,8 @@ def test_what_was_killed_is_no_hindrance_to_starting_over(undisturbed, forks):
     assert set(tree(line.here)) == set(line.whole)
 
 
-@pytest.mark.parametrize("name", ["compress", pytest.param("plug", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["compress", "plug"])
 def test_killed_between_its_names_it_runs_again_unforced(undisturbed, forks, name):
     line = undisturbed(name)
     words = [word for word in line.words if word != "--force"]
@@ -134,6 +135,7 @@ def test_killed_between_its_names_it_runs_again_unforced(undisturbed, forks, nam
     assert between
 
 
+@pytest.mark.long
 class TestSigning:
     """Keys and signatures differ each time, so that what they are good for is compared."""
 
@@ -187,7 +189,9 @@ class TestSigning:
 
 
 class TestTwoAtOnce:
-    @pytest.mark.parametrize("name", ["profile, gradot", "tune", "compare"])
+    @pytest.mark.parametrize(
+        "name", ["profile, gradot", "compare", pytest.param("tune", marks=pytest.mark.long)]
+    )
     def test_the_second_is_refused_while_the_first_lives(self, undisturbed, forks, name):
         line = undisturbed(name)
         line.begin()
