@@ -312,7 +312,9 @@ def _run(words, log, event, how, most):
         new = [
             name for name in sys.modules if name not in before and not name.startswith("transformers_modules")
         ]
-        log.with_suffix(".told").write_text(json.dumps({"events": count(), "modules": new}))
+        telling = log.with_suffix(".telling")  # a kill comes here too
+        telling.write_text(json.dumps({"events": count(), "modules": new}))
+        telling.rename(log.with_suffix(".told"))
     finally:
         os._exit(code)
 

@@ -151,7 +151,7 @@ def _leave_traces(folder):
     mark = MARKS["what a library left behind"]
     trace = f"/mnt/{mark}/run-7/model"
     nested = {
-        "nested": {"init_from": trace}, "runs": [{"dir": trace}, [{"dirs": [trace]}]], "made_of": {trace: 1},
+        "nested": {"init_from": trace}, "runs": [[{"dir": trace}, {"dirs": [trace]}]], "made_of": {trace: 1},
         "note": f"merged from {trace}", "parent": f"../{mark}/run", "copied": f"zoe@host:/{mark}/run",
     }  # fmt: skip
     for name, keys in {
