@@ -57,7 +57,8 @@ Alphas = Annotated[
     str | None, typer.Option(help="For scaleot: shares of the layers to replace [default: 0.25,0.375,0.5].")
 ]
 Betas = Annotated[
-    str | None, typer.Option(help="For scaleot, src: shares of attention's rank to keep [default: 0.6,0.8,1].")
+    str | None,
+    typer.Option(help="Shares of attention's rank to keep [scaleot: 0.6,0.8,1; src: 0.3,0.5,0.7,0.9]."),
 ]
 Vary = Annotated[
     list[str] | None,
