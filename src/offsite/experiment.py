@@ -25,7 +25,7 @@ from offsite.record import versions
 from offsite.report.results import ROWS
 from offsite.scoring import evaluate
 from offsite.split import Split
-from offsite.tasks import Task
+from offsite.tasks import Task, examples, load
 from offsite.text import Example
 from offsite.training import autocast, bf16_pays
 
@@ -50,6 +50,11 @@ class Experiment:
     config: TuneConfig = field(default_factory=TuneConfig)
     limit: int | None = None
     """Only the first so many questions of each task."""
+
+    @classmethod
+    def of(cls, words: Sequence[str], train: str, config: TuneConfig, limit: int | None) -> Experiment:
+        """By the words for tasks, or files of questions, and for what to train on."""
+        return cls([load(word, "test") for word in words], examples(train), config, limit)
 
 
 class Cache:

@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 
 from offsite import experiment as stages
 from offsite.data_owner.tune import TuneConfig
-from offsite.experiment import Bench, Cache, Experiment
+from offsite.experiment import Bench, Cache
 from offsite.frontier import Candidate, Wish, explore
 from offsite.frontier.grid import parse_split
 from offsite.owner.methods import METHODS
 from offsite.split import Split
-from offsite.tasks import Task
-from offsite.text import Question
 from tests.families import tiny_model
+from tests.test_experiment import ASKED as FIVE_ROWS
 from tests.test_laws import same, state
 
 SPLIT = Split(2, 2)
-QUESTIONS = tuple(
-    Question(f"w{10 + i} w{40 + i}", (f"w{10 + i}", f"w{50 + i}", f"w{90 + i}"), 0) for i in range(24)
-)
-ASKED = Experiment(
-    (Task("mine", QUESTIONS[:6]),),
-    [q.example() for q in QUESTIONS],
-    TuneConfig(steps=3, lr=1e-2, max_length=32),
-)
-
-
+ASKED = replace(FIVE_ROWS, config=TuneConfig(steps=3, lr=1e-2, max_length=32))
 KEEPS = (0.5, 0.7, 1.0)
 
 

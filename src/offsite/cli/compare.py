@@ -28,7 +28,6 @@ from offsite.errors import UserError
 from offsite.folders import staged, write_json
 
 if TYPE_CHECKING:
-    from offsite.data_owner.tune import TuneConfig
     from offsite.experiment import Experiment
     from offsite.study import Recipe
 
@@ -97,13 +96,14 @@ def command(
     if task_names is None:
         raise UserError("To compare a model and its emulator takes tasks; add, say, --tasks arc_easy.")
     from offsite.data_owner.tune import TuneConfig
+    from offsite.experiment import Experiment
 
     chosen = {name: given[name] for name in ("steps", "lr", "seed") if name in given}
     config = TuneConfig(**chosen, lora_rank=lora_rank)  # type: ignore[arg-type]
     data = train or words(task_names)[0]
     output(out, force, [first, emulator, *words(task_names), data, *([cache] if cache else [])])
     with stages(cache, beside(out, ".stages"), _worth) as work:
-        _pair(first, emulator, _experiment(task_names, data, config, limit), data, out, work, json)
+        _pair(first, emulator, Experiment.of(words(task_names), data, config, limit), data, out, work, json)
 
 
 # --- one emulator -----------------------------------------------------------------------------------------
@@ -130,14 +130,6 @@ def _pair(
         console().print(f"Report: {out / 'report.html'}")
 
     emit(results, json, show)
-
-
-def _experiment(task_names: str, train: str, config: TuneConfig, limit: int | None) -> Experiment:
-    from offsite import tasks
-    from offsite.experiment import Experiment
-
-    asked = [tasks.load(word, "test") for word in words(task_names)]
-    return Experiment(asked, tasks.examples(train), config, limit)
 
 
 # --- a recipe ---------------------------------------------------------------------------------------------

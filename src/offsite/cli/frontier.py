@@ -26,13 +26,14 @@ from offsite.cli.shell import (
     stages,
     words,
 )
+from offsite.cli.tables import frontier_table
+from offsite.folders import staged, write_json
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from offsite.frontier import Candidate, Frontier
-    from offsite.frontier.choose import Point
     from offsite.frontier.grid import Grid, Settings
     from offsite.owner.methods.base import Method
     from offsite.owner.profile import Profile
@@ -108,14 +109,11 @@ def command(
     json: Json = False,
 ) -> None:
     """Estimate the grid, score, answer; write frontier.json, report.html and the emulator that is chosen."""
-    from offsite import models, report, tasks
+    from offsite import models, tasks
     from offsite.data_owner.tune import TuneConfig
-    from offsite.decoder import check_length
     from offsite.experiment import Bench, Cache, Experiment
-    from offsite.folders import staged, write_json
     from offsite.frontier import Wish, explore
     from offsite.frontier.choose import share
-    from offsite.owner.fidelity import held_out
     from offsite.owner.profile import Profile
     from offsite.record import record
 
@@ -131,24 +129,40 @@ def command(
     tasks.check_text(text)
     about: dict[str, Any] = {"model": model, "method": "+".join(grid.words), "tasks": named}
     about |= {"train": data, "limit": limit, "tuning": asdict(config), "text": text, "blocks": [blocks, length]}
-    experiment = Experiment([tasks.load(word, "test") for word in named], tasks.examples(data), config, limit)
+    experiment = Experiment.of(named, data, config, limit)
     whole, tokenizer = models.load(model)
-    check_length(whole, length)
-    tokens = held_out(tasks.texts(text), tokenizer, length, blocks)
+    tokens = _tokens(whole, tokenizer, text, length, blocks)
     with stages(cache, beside(out, ".frontier"), _worth) as work:
         serve = _Profiles(dict(zip(profiles or [], loaded, strict=True)), whole, tokenizer, text, work)
         candidates = [serve.candidate(grid, point) for point in settings]
         found = explore(whole, tokenizer, candidates, tokens, experiment, work=work, most=most, wish=wish)
         results = {"kind": "frontier", **about, **found.told(), **record(seed), "command": None}
         results["notes"] = Bench(whole, tokenizer, candidates[0].split, Cache(work)).notes(experiment)
-        with staged(out) as folder:
-            if found.chosen is not None:
-                results["command"] = serve.send(
-                    grid, found.points[found.chosen].settings, model, out, folder, seed
-                )
-            write_json(folder / "frontier.json", results)
-            report.write(results, folder / "report.html")
+        _write(results, found, serve, grid, out)
     emit(results, json, lambda: _show(results, found, out))
+
+
+def _tokens(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, length: int, blocks: int
+) -> Tensor:
+    from offsite import tasks
+    from offsite.decoder import check_length
+    from offsite.owner.fidelity import held_out
+
+    check_length(model, length)
+    return held_out(tasks.texts(text), tokenizer, length, blocks)
+
+
+def _write(results: dict[str, Any], found: Frontier, serve: _Profiles, grid: Grid, out: Path) -> None:
+    """All of the output; `results` come to hold the call that makes the emulator."""
+    from offsite import report
+
+    with staged(out) as folder:
+        if found.chosen is not None:
+            point = found.points[found.chosen].settings
+            results["command"] = serve.send(grid, point, results["model"], out, folder, results["seed"])
+        write_json(folder / "frontier.json", results)
+        report.write(results, folder / "report.html")
 
 
 def _varied(vary: list[str], **listed: str | None) -> dict[str, list[str]]:
@@ -279,7 +293,7 @@ def _worth(work: Path) -> bool:
 
 def _show(results: Mapping[str, Any], found: Frontier, out: Path) -> None:
     say = console().print
-    say(_table(found))
+    say(frontier_table(found))
     if found.same:
         say(f"{found.same} more settings make one of these emulators once more, and are left out.")
     ranks = {name: rho for name, rho in results["correlation"].items() if rho is not None}
@@ -292,52 +306,3 @@ def _show(results: Mapping[str, Any], found: Frontier, out: Path) -> None:
         say(f"Emulator in {out / 'emulator'}: send this folder, and keep emulator-receipt to yourself.")
         say(f"Made by: {results['command']}")
     say(f"Report: {out / 'report.html'}")
-
-
-def _table(found: Frontier) -> Table:
-    """One line a point, as narrow as may be."""
-    from rich import box
-    from rich.table import Table
-
-    from offsite.frontier.choose import undominated
-    from offsite.frontier.grid import in_words
-
-    table = Table(
-        caption=_CAPTION, caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
-    )
-    table.add_column("")
-    table.add_column("settings", min_width=12)
-    for name in ("stored", "cosine", "loss", "tuned", "plugged in", "gain", "gap"):
-        table.add_column(name, justify="right", no_wrap=True)
-    best = undominated(found.points)
-    for place, point in enumerate(found.points):
-        chosen = place == found.chosen
-        mark = ">" if chosen else "*" if place in best else ""
-        table.add_row(mark, in_words(point.settings), *_cells(point), style="bold" if chosen else "")
-    return table
-
-
-_CAPTION = (
-    "> chosen; * scored, and none beats it in both gain and gap\n"
-    "stored, cosine, loss: % of the middle; of the gradients; nats a token above the model's\n"
-    "tuned, plugged in: accuracy %/answer nll\n"
-    "gain, gap: % of fine-tuning's fall of the nll; accuracy points plugged in lies above tuned"
-)
-
-
-def _cells(point: Point) -> list[str]:
-    from offsite.frontier.choose import mean
-
-    cells = [
-        f"{100 * point.stored:.1f}",
-        f"{point.estimate['cosine']:.3f}",
-        f"{point.estimate['loss_gap']:+.2f}",
-    ]
-    for row in ("emulator_tuned", "plugged_in"):
-        acc, nll = (mean(point.rows, row, score) for score in ("acc", "nll"))
-        cells.append(f"{_figure(acc, 100, 1)}/{_figure(nll, 1, 2)}" if point.rows else "")
-    return [*cells, _figure(point.gain, 100, 1), _figure(point.gap, 1, 1)]
-
-
-def _figure(value: float | None, scale: float, digits: int) -> str:
-    return "" if value is None else f"{scale * value:.{digits}f}"

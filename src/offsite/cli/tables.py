@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.table import Table
 
 from offsite.report.results import ROWS
 
 if TYPE_CHECKING:
+    from offsite.frontier import Frontier
+    from offsite.frontier.choose import Point
     from offsite.study import Table as Study
     from offsite.study.forecast import Forecast
 
@@ -84,3 +87,49 @@ def _cells(score: Mapping[str, float]) -> tuple[str, ...]:
         return f"{scale * score[name]:.{digits}f} ± {scale * score[name + '_stderr']:.{digits}f}"
 
     return pm("acc", 100, 1), pm("acc_norm", 100, 1), pm("nll", 1, 2), f"{score['n']:.0f}"
+
+
+def frontier_table(found: Frontier) -> Table:
+    """One line a point, as narrow as may be."""
+    from offsite.frontier.choose import undominated
+    from offsite.frontier.grid import in_words
+
+    table = Table(
+        caption=_CAPTION, caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+    )
+    table.add_column("")
+    table.add_column("settings", min_width=12)
+    for name in ("stored", "cosine", "loss", "tuned", "plugged in", "gain", "gap"):
+        table.add_column(name, justify="right", no_wrap=True)
+    best = undominated(found.points)
+    for place, point in enumerate(found.points):
+        chosen = place == found.chosen
+        mark = ">" if chosen else "*" if place in best else ""
+        table.add_row(mark, in_words(point.settings), *_figures_of(point), style="bold" if chosen else "")
+    return table
+
+
+_CAPTION = (
+    "> chosen; * scored, and none beats it in both gain and gap\n"
+    "stored, cosine, loss: % of the middle; of the gradients; nats a token above the model's\n"
+    "tuned, plugged in: accuracy %/answer nll\n"
+    "gain, gap: % of fine-tuning's fall of the nll; accuracy points plugged in lies above tuned"
+)
+
+
+def _figures_of(point: Point) -> list[str]:
+    from offsite.frontier.choose import mean
+
+    cells = [
+        f"{100 * point.stored:.1f}",
+        f"{point.estimate['cosine']:.3f}",
+        f"{point.estimate['loss_gap']:+.2f}",
+    ]
+    for row in ("emulator_tuned", "plugged_in"):
+        acc, nll = (mean(point.rows, row, score) for score in ("acc", "nll"))
+        cells.append(f"{_figure(acc, 100, 1)}/{_figure(nll, 1, 2)}" if point.rows else "")
+    return [*cells, _figure(point.gain, 100, 1), _figure(point.gap, 1, 1)]
+
+
+def _figure(value: float | None, scale: float, digits: int) -> str:
+    return "" if value is None else f"{scale * value:.{digits}f}"
