@@ -255,6 +255,7 @@ class Server:
         pid = os.fork()
         if not pid:
             _run(words, Path(log), event, how, most)
+        os.setpgid(pid, pid)  # here, not there: it may be killed before it has run a line
         self.begun[pid] = time.monotonic(), Path(log)
         return {"pid": pid}
 
@@ -295,7 +296,6 @@ def _run(words, log, event, how, most):
     """Be a process of its own that runs `offsite WORDS`; never returns."""
     code = 70
     try:
-        os.setsid()
         written = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
         for stream in (1, 2):
             os.dup2(written, stream)
