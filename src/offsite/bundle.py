@@ -26,14 +26,14 @@ from transformers import PreTrainedTokenizerBase
 
 from offsite import record
 from offsite.errors import UserError, brief
-from offsite.folders import staged
+from offsite.folders import CARD as CARD
+from offsite.folders import card_of, staged
 from offsite.foreign import Header as Header
 from offsite.foreign import finite as finite
 from offsite.foreign import flaw, parse, read_text
 from offsite.foreign import headers as headers
 from offsite.split import Split
 
-CARD = "card.json"
 SIGNATURE = "model.sig"  # OpenSSF model-signing's name; may lie in any bundle, for `signing` to read
 MOST_SIGNATURE = 1 << 20  # bytes; an honest one has 200 for each of a dozen files
 _MOST_FILES = 64
@@ -107,7 +107,7 @@ def read(path: Path, kind: type[_C]) -> tuple[_C, str]:
     What is cheap to see comes first: names, sizes and the headers of tensors, before a file is read whole.
     """
     try:
-        text = _card_text(path)
+        text = read_text(card_of(path))
         card = _parse(path, text, kind)
         _check_present(path, card)
         _check_signature(path)
@@ -259,17 +259,6 @@ def _is_hollow(file: Path) -> bool:
 def _is_packed(file: Path) -> bool:
     with file.open("rb") as stream:
         return stream.read(2) in _PACKED
-
-
-def _card_text(path: Path) -> str:
-    if not path.exists():
-        raise UserError(f"There is no {str(path)!r}; give the folder of a bundle.")
-    file = path / CARD
-    if not file.is_file() or file.is_symlink():
-        raise UserError(
-            f"{str(path)!r} is not a bundle, for it has no {CARD}; `offsite compress` and `tune` make them."
-        )
-    return read_text(file)
 
 
 def _parse(path: Path, text: str, kind: type[_C]) -> _C:

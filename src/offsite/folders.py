@@ -20,6 +20,7 @@ from pathlib import Path
 
 from offsite.errors import UserError
 
+CARD = "card.json"  # what makes a folder a bundle
 _OLD = ".old"  # ends the name of a whole output, set aside for the moment in which its successor is renamed
 _staging: set[Path] = set()  # the folders that `staged` has yielded, in this process
 
@@ -47,6 +48,18 @@ def staged(path: Path) -> Iterator[Path]:
         _readable(fresh)
         _settle(fresh)
         _replace(path, fresh)
+
+
+def card_of(path: Path) -> Path:
+    """The card of the bundle at `path`, not yet read; a UserError where nothing there looks like one."""
+    if not path.exists():
+        raise UserError(f"There is no {str(path)!r}; give the folder of a bundle.")
+    file = path / CARD
+    if not file.is_file() or file.is_symlink():
+        raise UserError(
+            f"{str(path)!r} is not a bundle, for it has no {CARD}; `offsite compress` and `tune` make them."
+        )
+    return file
 
 
 def write_text(path: Path, text: str, *, mode: int = 0o666, new: bool = False) -> None:

@@ -104,21 +104,27 @@ def fetch(name: str) -> Path:
     return folder
 
 
+def check(word: str) -> None:
+    """Refuse, before any work, a word that cannot be a model."""
+    path = Path(word).expanduser()
+    if path.is_dir() or word in NAMED:
+        return
+    if path.is_file():
+        raise UserError(f"{word!r} is a file; name the folder of the model, the one with config.json in it.")
+    if not _HUB_ID.fullmatch(word):
+        raise UserError(
+            f"{word!r} is neither a folder, nor a named model, nor a hub id (owner/name); "
+            f"{did_you_mean(word, NAMED)}"
+        )
+
+
 def resolve(word: str) -> str:
     """What `from_pretrained` takes for a user's word: a local folder, a named model's folder or a hub id."""
+    check(word)
     path = Path(word).expanduser()
     if path.is_dir():
         return str(path)
-    if word in NAMED:
-        return str(fetch(word))
-    if path.is_file():
-        raise UserError(f"{word!r} is a file; name the folder of the model, the one with config.json in it.")
-    if _HUB_ID.fullmatch(word):
-        return word
-    raise UserError(
-        f"{word!r} is neither a folder, nor a named model, nor a hub id (owner/name); "
-        f"{did_you_mean(word, NAMED)}"
-    )
+    return str(fetch(word)) if word in NAMED else word
 
 
 def load(word: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -57,7 +57,7 @@ def test_what_it_writes(undisturbed, study):
         assert [name for name in run if name in ROWS] == rows
         assert all(run[row].keys() == SCORE for row in rows)
     assert [run["method"] for run in said["runs"]] == ["", "uniform", "src:beta=0.5"] * 2
-    assert "uniform (keep 0.5, stored 50.0 %)" in (out / "table.md").read_text()
+    assert "uniform, keep 0.5 (50.0 %)" in (out / "table.md").read_text()
     assert r"\begin{tabular}" in (out / "table.tex").read_text()
     again = refused(out.parent, "compare", study, "-o", out)
     assert "add --force to replace it" in again
@@ -101,8 +101,8 @@ WRONG = {
     "compare R -o O --set model=nowhere": "'nowhere' is neither a folder",
     "compare R -o O --cache O": "overlap; name an output apart from it",
     "compare M E -o O": "add, say, --tasks arc_easy",
-    "compare M E -o O --dry-run --tasks Q": "--dry-run is for recipes",
-    "compare M E -o O --set steps=3 --tasks Q": "--set is for recipes",
+    "compare M E -o O --dry-run --tasks arc_easy": "--dry-run is for recipes",
+    "compare M E -o O --set steps=3 --tasks arc_easy": "--set is for recipes",
 }
 
 

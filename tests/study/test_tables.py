@@ -35,11 +35,11 @@ def results(seeds=(0, 1, 2), method="gradot", tasks=("a_1", "b&b"), texts=()):
 
 def test_means_errors_average_and_gap():
     table = tabulate(results())
-    assert table.head == ("method", "row", "a_1", "b&b", "average", "Δ")
-    name = "gradot (keep 0.7, stored 71.0 %)"
+    assert table.head == ("method", "row", "a_1", "b&b", "average", "Δ", "nll", "gain")
+    name = "gradot, keep 0.7 (71.0 %)"
     assert [line[0] for line in table.lines] == ["full model", "", name, "", ""]
     assert [line[1] for line in table.lines][:3] == ["Zero-shot", "Fine-tuned", "Emulator zero-shot"]
-    first, second, average, gap = table.lines[-1][2:]
+    first, second, average, gap, *_ = table.lines[-1][2:]
     of = [40.0, 41.0, 44.0]
     assert first.value == pytest.approx(fmean(of))
     assert first.stderr == pytest.approx(stdev(of) / math.sqrt(3))
@@ -48,8 +48,33 @@ def test_means_errors_average_and_gap():
     assert gap.value == pytest.approx(5)
     assert gap.lone, "the same with every seed"
     assert gap.stderr == pytest.approx(1.0)
-    assert [line[-1] for line in table.lines[:-1]] == [None] * 4
+    assert [line[5] for line in table.lines[:-1]] == [None] * 4
     assert "±" in table.markdown()
+
+
+def test_the_nll_and_how_much_of_fine_tunings_fall_plugged_in_reaches():
+    falling = results(tasks=("a", "b"))
+    nlls = {"zero_shot": 4.0, "fine_tuned": 2.0, "plugged_in": 2.5}
+    for run in falling["runs"]:
+        for row in nlls.keys() & run.keys():  # task b falls by two more; all rows rise with the seed
+            more = 2 if run["task"] == "b" and row != "zero_shot" else 0
+            run[row] = score(0.3, nlls[row] + 0.1 * run["seed"] - more)
+    table = tabulate(falling)
+    nll, gain = table.lines[-1][-2:]
+    assert nll.value == pytest.approx(2.5 + 0.1 - 1)
+    assert nll.stderr == pytest.approx(0.1 / math.sqrt(3))
+    assert gain.value == pytest.approx(100 * (1.5 + 1) / (2 + 1))
+    assert gain.lone, "the same with every seed"
+    assert str(nll) == "1.60 ± 0.06"
+    assert [line[-1] for line in table.lines[:-1]] == [None] * 4
+
+
+def test_where_fine_tuning_gains_nothing_there_is_no_gain():
+    assert tabulate(results()).lines[-1][-1] is None
+
+
+def test_one_task_is_its_own_average():
+    assert tabulate(results(tasks=("a",))).head == ("method", "row", "a", "Δ", "nll", "gain")
 
 
 def test_what_no_seed_moves_has_the_error_of_the_score_and_says_so():
@@ -68,7 +93,7 @@ def test_what_no_seed_moves_has_the_error_of_the_score_and_says_so():
 
 def test_one_seed_shows_the_scores_own_error_and_says_so():
     table = tabulate(results(seeds=(4,)))
-    cell, _, average, gap = table.lines[-1][2:]
+    cell, _, average, gap, *_ = table.lines[-1][2:]
     assert (cell.stderr, cell.lone) == (pytest.approx(1.0), True)
     assert average.stderr == pytest.approx(math.sqrt(2) / 2)
     assert gap.stderr == pytest.approx(1.0)
@@ -78,7 +103,7 @@ def test_one_seed_shows_the_scores_own_error_and_says_so():
 
 def test_a_text_has_a_perplexity_and_no_part_in_the_average():
     table = tabulate(results(texts=("wiki",)))
-    assert table.head[-3:] == ("average", "Δ", "wiki ppl")
+    assert table.head[-5:] == ("average", "Δ", "nll", "gain", "wiki ppl")
     assert table.lines[-1][-1].value == pytest.approx(math.exp(2.0))
     alone = tabulate(results(tasks=(), texts=("wiki",)))
     assert alone.head == ("method", "row", "wiki ppl")
@@ -87,7 +112,7 @@ def test_a_text_has_a_perplexity_and_no_part_in_the_average():
 def test_latex_is_escaped_and_even():
     text = tabulate(results(method="a_b~9:x=50%&{#}$^\\")).latex()
     body = [line for line in text.splitlines() if line.endswith(r"\\")]
-    assert {len(re.findall(r"(?<!\\)&", line)) for line in body} == {5}
+    assert {len(re.findall(r"(?<!\\)&", line)) for line in body} == {7}
     assert r"a\_b\textasciitilde{}9:x=50\%\&\{\#\}\$\textasciicircum{}\textbackslash{}" in text
     assert r"b\&b" in text
     assert text.count(r"\midrule") == 2
@@ -97,4 +122,4 @@ def test_latex_is_escaped_and_even():
 def test_markdown_is_even():
     lines = tabulate(results(method="a|b")).markdown().splitlines()
     rows = [line for line in lines if line.startswith("|")]
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in rows} == {7}
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in rows} == {9}

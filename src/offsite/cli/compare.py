@@ -9,20 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from offsite.cli.shell import (
+from offsite.cli.options import (
     Force,
     Json,
     Limit,
     Rank,
     Stages,
     Train,
-    beside,
-    console,
-    emit,
-    output,
-    stages,
+    a_bundle,
+    a_model_or_recipe,
+    some_tasks,
     words,
 )
+from offsite.cli.shell import beside, console, emit, output, stages
 from offsite.cli.tables import duration, plan_table, rows_tables, study_table
 from offsite.errors import UserError
 from offsite.folders import staged, write_json
@@ -44,10 +43,20 @@ Another: `offsite compare recipes/smollm2.yaml -o study/ --dry-run`
 """
 
 First = Annotated[
-    str, typer.Argument(metavar="MODEL|RECIPE", help="A folder, named model or hub id; or a recipe (.yaml).")
+    str,
+    typer.Argument(
+        metavar="MODEL|RECIPE",
+        callback=a_model_or_recipe,
+        help="A folder, named model or hub id; or a recipe (.yaml).",
+    ),
 ]
-Made = Annotated[Path | None, typer.Argument(help="An emulator bundle made from MODEL; none beside a recipe.")]
-Tasks = Annotated[str | None, typer.Option("--tasks", help="Names or files of questions, by commas.")]
+Made = Annotated[
+    Path | None,
+    typer.Argument(callback=a_bundle, help="An emulator bundle made from MODEL; none beside a recipe."),
+]
+Tasks = Annotated[
+    str | None, typer.Option("--tasks", callback=some_tasks, help="Names or files of questions, by commas.")
+]
 Steps = Annotated[int | None, typer.Option(help="Optimizer steps of each tuning, at the most [default: 150].")]
 Rate = Annotated[float | None, typer.Option(help="Peak learning rate of both tunings [default: 0.0002].")]
 Chance = Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Of everything random [default: 0].")]
@@ -95,13 +104,13 @@ def command(
             raise UserError(f"{option} is for recipes, and {first!r} with an emulator is none; leave it out.")
     if task_names is None:
         raise UserError("To compare a model and its emulator takes tasks; add, say, --tasks arc_easy.")
+    data = train or words(task_names)[0]
+    output(out, force, [first, emulator, *words(task_names), data, *([cache] if cache else [])])
     from offsite.data_owner.tune import TuneConfig
     from offsite.experiment import Experiment
 
     chosen = {name: given[name] for name in ("steps", "lr", "seed") if name in given}
     config = TuneConfig(**chosen, lora_rank=lora_rank)  # type: ignore[arg-type]
-    data = train or words(task_names)[0]
-    output(out, force, [first, emulator, *words(task_names), data, *([cache] if cache else [])])
     with stages(cache, beside(out, ".stages"), _worth) as work:
         _pair(first, emulator, Experiment.of(words(task_names), data, config, limit), data, out, work, json)
 

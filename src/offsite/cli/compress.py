@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from offsite.cli.profile import DEFAULT, Knobs, Methods, Profiles, Text, learn, worth
-from offsite.cli.shell import Force, Json, Seed, beside, console, emit, leftovers, outputs, staged_with
+from offsite.cli.options import Force, Json, Model, Seed, Text
+from offsite.cli.profile import DEFAULT, Knobs, Methods, Profiles, learn, worth
+from offsite.cli.shell import beside, console, emit, leftovers, outputs, staged_with
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -48,7 +49,7 @@ Top = Annotated[
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="A folder, a named model or a hub id.")],
+    model: Model,
     out: Annotated[Path, typer.Option("-o", "--output", help="The emulator bundle to write.")],
     profiles: Profiles = None,
     method: Methods = None,
@@ -66,7 +67,9 @@ def command(
     json: Json = False,
 ) -> None:
     """Profile, plan, build, save the bundle and the owner's receipt."""
-    from offsite import models, tasks
+    read: list[str | Path] = [model, text, *(profiles or [])]
+    private = outputs(out, receipt, force, read)
+    from offsite import models
     from offsite.owner.build import build, keep_of
     from offsite.owner.methods.base import check_keep
     from offsite.owner.receipt import write_receipt
@@ -74,11 +77,8 @@ def command(
     from offsite.training import has_checkpoint
 
     check_keep(keep)
-    read: list[str | Path] = [model, text, *(profiles or [])]
-    private = outputs(out, receipt, force, read)
     asked = [f"{name}={value}" for name, value in (("alpha", alpha), ("beta", beta)) if value is not None]
     chosen, split = _chosen(profiles or [], method, [*(knobs or []), *asked], seed, bottom, top)
-    tasks.check_text(text)
     whole, tokenizer = models.load(model)
     with (
         _profiling(out, [one.name for one, _ in chosen]) as parts,

@@ -7,7 +7,8 @@ from typing import Any
 
 from rich.text import Text
 
-from offsite.cli.shell import Json, console, emit
+from offsite.cli.options import Json
+from offsite.cli.shell import console, emit
 
 NAME = "doctor"
 HELP = """Versions, processor features and what is missing, to paste into a bug report.

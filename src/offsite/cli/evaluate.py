@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from offsite.cli.shell import Force, Json, Limit, Seed, console, emit, output, words
+from offsite.cli.options import Force, Json, Limit, Seed, Tasks, a_bundle, a_model, words
+from offsite.cli.shell import console, emit, output
 from offsite.cli.tables import scores_table
 
 if TYPE_CHECKING:
@@ -22,9 +23,11 @@ Example: `offsite evaluate tuned-model/ --tasks arc_easy,sciq --limit 200 -o sco
 
 
 def command(
-    path: Annotated[str, typer.Argument(help="A model (folder, name, hub id) or an emulator bundle.")],
-    task_names: Annotated[str, typer.Option("--tasks", help="Names or files of questions, by commas.")],
-    adapter: Annotated[Path | None, typer.Option(help="Put this adapter in first.")] = None,
+    path: Annotated[
+        str, typer.Argument(callback=a_model, help="A model (folder, name, hub id) or an emulator bundle.")
+    ],
+    task_names: Tasks,
+    adapter: Annotated[Path | None, typer.Option(callback=a_bundle, help="Put this adapter in first.")] = None,
     limit: Limit = None,
     exact: Annotated[
         bool, typer.Option("--exact", help="In the checkpoint's own precision; else bfloat16 where it pays.")
@@ -35,14 +38,14 @@ def command(
     json: Json = False,
 ) -> None:
     """Open, put the adapter in, score, write."""
+    if out:
+        output(out, force, [path, *words(task_names), *([adapter] if adapter else [])], file=True)
     from offsite import tasks
     from offsite.folders import write_json
     from offsite.record import record
     from offsite.scoring import evaluate
     from offsite.training import autocast
 
-    if out:
-        output(out, force, [path, *words(task_names), *([adapter] if adapter else [])], file=True)
     asked = [tasks.load(word, "test") for word in words(task_names)]
     model, tokenizer = _open(path, adapter)
     with autocast(model, enabled=not exact) as context:

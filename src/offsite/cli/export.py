@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from offsite.cli.shell import Force, Json, emit, mark, output
+from offsite.cli.options import EmulatorBundle, Force, Json
+from offsite.cli.shell import emit, mark, output
 
 NAME = "export"
 HELP = """Write any emulator bundle as a dense, plain transformers checkpoint.
@@ -17,16 +18,16 @@ Example: `offsite export emulator/ -o dense/`
 
 
 def command(
-    emulator: Annotated[Path, typer.Argument(help="The emulator bundle.")],
+    emulator: EmulatorBundle,
     out: Annotated[Path, typer.Option("-o", "--output", help="The checkpoint to write.")],
     force: Force = False,
     json: Json = False,
 ) -> None:
     """Open the bundle, write every place out in full."""
+    output(out, force, [emulator])
     from offsite.emulator import Emulator
     from offsite.folders import staged
 
-    output(out, force, [emulator])
     opened = Emulator.load(emulator)
     with staged(out) as folder:
         opened.export(folder)

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from offsite.cli.shell import Force, Json, emit, mark, output
+from offsite.cli.options import Force, Json
+from offsite.cli.shell import emit, mark, output
 
 NAME = "fetch"
 HELP = """Bring a named model, which needs no hub, into a local folder.

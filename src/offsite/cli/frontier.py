@@ -10,22 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from offsite.cli.profile import Knobs, Methods, Profiles, Text, learn, worth
-from offsite.cli.shell import (
-    Force,
-    Json,
-    Limit,
-    Rank,
-    Seed,
-    Stages,
-    Train,
-    beside,
-    console,
-    emit,
-    output,
-    stages,
-    words,
-)
+from offsite.cli.options import Force, Json, Limit, Model, Rank, Seed, Stages, Tasks, Text, Train, words
+from offsite.cli.profile import Knobs, Methods, Profiles, learn, worth
+from offsite.cli.shell import beside, console, emit, output, stages
 from offsite.cli.tables import frontier_table
 from offsite.folders import staged, write_json
 
@@ -81,8 +68,8 @@ Loss = Annotated[
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="A folder, a named model or a hub id.")],
-    task_names: Annotated[str, typer.Option("--tasks", help="Names or files of questions, by commas.")],
+    model: Model,
+    task_names: Tasks,
     out: Annotated[Path, typer.Option("-o", "--output", help="Where results, report and emulator go.")],
     profiles: Profiles = None,
     method: Methods = None,
@@ -109,7 +96,10 @@ def command(
     json: Json = False,
 ) -> None:
     """Estimate the grid, score, answer; write frontier.json, report.html and the emulator that is chosen."""
-    from offsite import models, tasks
+    named = words(task_names)
+    data = train or named[0]
+    output(out, force, [model, text, *(profiles or []), *named, data, *([cache] if cache else [])])
+    from offsite import models
     from offsite.data_owner.tune import TuneConfig
     from offsite.experiment import Bench, Cache, Experiment
     from offsite.frontier import Wish, explore
@@ -117,16 +107,12 @@ def command(
     from offsite.owner.profile import Profile
     from offsite.record import record
 
-    named = words(task_names)
-    data = train or named[0]
-    output(out, force, [model, text, *(profiles or []), *named, data, *([cache] if cache else [])])
     wish = Wish(min_gap, None if max_loss is None else share(max_loss))
     config = TuneConfig(steps=steps, lr=lr, lora_rank=lora_rank, seed=seed)
     loaded = [Profile.load(folder) for folder in profiles or []]
     varied = _varied(vary or [], alpha=alphas, beta=betas)
     grid = _grid(method, loaded, knobs or [], varied, keeps, splits, seed)
     settings = _checked(grid, loaded)
-    tasks.check_text(text)
     about: dict[str, Any] = {"model": model, "method": "+".join(grid.words), "tasks": named}
     about |= {"train": data, "limit": limit, "tuning": asdict(config), "text": text, "blocks": [blocks, length]}
     experiment = Experiment.of(named, data, config, limit)

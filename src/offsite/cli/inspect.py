@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 from rich.text import Text
 
-from offsite.cli.shell import Json, console, emit
+from offsite.cli.options import AnyBundle, Json, a_model, a_task, a_text
+from offsite.cli.shell import console, emit
 
 if TYPE_CHECKING:
     from offsite.emulator import Emulator
@@ -30,26 +31,34 @@ Place = dict[str, Any]
 
 
 def command(
-    bundle: Annotated[Path, typer.Argument(help="An emulator or adapter bundle.")],
+    bundle: AnyBundle,
     against: Annotated[
-        str | None, typer.Option(help="Owner only: the model the emulator was made from, to compare gradients.")
+        str | None,
+        typer.Option(
+            callback=a_model, help="Owner only: the model the emulator was made from, to compare gradients."
+        ),
     ] = None,
-    text: Annotated[str, typer.Option(help="For --against: wikipedia, wikitext2 or a file.")] = "wikipedia",
+    text: Annotated[
+        str, typer.Option(callback=a_text, help="For --against: wikipedia, wikitext2 or a file.")
+    ] = "wikipedia",
     blocks: Annotated[int, typer.Option(min=1, help="For --against: so many blocks from the text's end.")] = 16,
     length: Annotated[int, typer.Option(min=2, help="For --against: tokens in a block.")] = 128,
     data: Annotated[
         str | None,
-        typer.Option(help="Data owner only: your data, to see the loss on it and what is odd."),
+        typer.Option(
+            callback=a_task, help="Data owner only: your data, to see the loss on it and what is odd."
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
     """Open the bundle as its receiver would, and describe it."""
-    from offsite.emulator import is_emulator
+    from offsite.emulator import Emulator, is_emulator
     from offsite.errors import UserError
 
     if is_emulator(bundle):
-        told = _emulator(bundle, _Against(against, text, blocks, length) if against else None)
-        told |= _audited(bundle, data) if data else {}
+        emulator = Emulator.load(bundle)
+        told = _emulator(bundle, emulator, _Against(against, text, blocks, length) if against else None)
+        told |= _audited(emulator, data) if data else {}
     else:
         told = _adapter(bundle)
         for option, given in (("--against compares an emulator with its model", against),
@@ -59,13 +68,11 @@ def command(
     emit(told, json, lambda: _show(bundle, told))
 
 
-def _audited(path: Path, data: str) -> dict[str, Any]:
+def _audited(opened: Emulator, data: str) -> dict[str, Any]:
     """What the data owner sees before tuning."""
     from offsite import audit, models, tasks
     from offsite.cli import audits
-    from offsite.emulator import Emulator
 
-    opened = Emulator.load(path)
     opened.model.to(models.device())  # type: ignore[arg-type]
     found = audit.emulator(opened, tasks.examples(data))
     audits.show_emulator(found)
@@ -86,7 +93,6 @@ class _Against(NamedTuple):
         from offsite.owner.build import keep_of
         from offsite.owner.fidelity import fidelity, held_out
 
-        tasks.check_text(self.text)
         model, tokenizer = models.load(self.model)
         tokens = held_out(tasks.texts(self.text), tokenizer, self.length, self.blocks)
         emulator.model.to(model.device)  # type: ignore[arg-type]
@@ -99,12 +105,10 @@ class _Against(NamedTuple):
         }
 
 
-def _emulator(path: Path, against: _Against | None) -> dict[str, Any]:
+def _emulator(path: Path, emulator: Emulator, against: _Against | None) -> dict[str, Any]:
     from offsite.decoder import Decoder
-    from offsite.emulator import Emulator
     from offsite.harmonizers import hung
 
-    emulator = Emulator.load(path)
     decoder = Decoder.of(emulator.model)
     middle = emulator.split.middle(len(decoder))
     inside = [id(tensor) for index in middle for tensor in decoder.tensors(index).values()]

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from offsite.cli.shell import Json, console, emit
+from offsite.cli.options import Json
+from offsite.cli.shell import console, emit
 
 NAME = "keygen"
 HELP = """Either side: make the two keys with which bundles are signed and verified.

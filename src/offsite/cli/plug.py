@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from offsite.cli.shell import Force, Json, emit, mark, outputs, staged_with
+from offsite.cli.options import Force, Json, a_bundle, a_model, a_text
+from offsite.cli.shell import emit, mark, outputs, staged_with
 from offsite.folders import write_json
 
 if TYPE_CHECKING:
@@ -44,13 +45,15 @@ Expect = Annotated[
 ]
 PublicText = Annotated[
     str | None,
-    typer.Option(help="Public text to take the loss on [default: wikipedia, if it is in the cache]."),
+    typer.Option(
+        callback=a_text, help="Public text to take the loss on [default: wikipedia, if it is in the cache]."
+    ),
 ]
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="The model that the emulator was made from.")],
-    adapter: Annotated[Path, typer.Argument(help="The adapter bundle that came back.")],
+    model: Annotated[str, typer.Argument(callback=a_model, help="The model that the emulator was made from.")],
+    adapter: Annotated[Path, typer.Argument(callback=a_bundle, help="The adapter bundle that came back.")],
     out: Annotated[Path, typer.Option("-o", "--output", help="The checkpoint to write.")],
     trusted_key: TrustedKey = None,
     receipts: Receipts = None,
@@ -61,7 +64,8 @@ def command(
     json: Json = False,
 ) -> None:
     """Check that the adapter is for this model, plug it in, save."""
-    from offsite import audit, checkpoint, models, tasks
+    private = outputs(out, None, force, [model, adapter])
+    from offsite import audit, checkpoint, models
     from offsite.adapter import Adapter
     from offsite.cli import audits
     from offsite.errors import UserError
@@ -69,9 +73,6 @@ def command(
 
     if max_shift is not None and not max_shift >= 0:
         raise UserError(f"--max-shift is a share of a tensor's size, such as 0.1, not {max_shift}.")
-    private = outputs(out, None, force, [model, adapter])
-    if text:
-        tasks.check_text(text)
     if trusted_key:
         from offsite import signing
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from offsite.cli.shell import Force, Json, Seed, beside, console, emit, leftovers, output
+from offsite.cli.options import Force, Json, Model, Seed, Text
+from offsite.cli.shell import beside, console, emit, leftovers, output
 from offsite.owner.learn import learn as learn  # the other commands that profile have it from here
 
 if TYPE_CHECKING:
@@ -34,11 +35,10 @@ Methods = Annotated[
     typer.Option(help=f"{METHODS}, or several, as scaleot+gradot [default: the profiles', or {DEFAULT}]."),
 ]
 Knobs = Annotated[list[str] | None, typer.Option("--set", help="A knob of the method, as gradot's form=paper.")]
-Text = Annotated[str, typer.Option(help="Public text: wikipedia, wikitext2 or a file.")]
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="A folder, a named model or a hub id.")],
+    model: Model,
     out: Annotated[Path, typer.Option("-o", "--output", help="The profile to write; it stays with you.")],
     method: Annotated[str | None, typer.Option(help=f"{METHODS} [default: {DEFAULT}].")] = None,
     knobs: Knobs = None,
@@ -59,7 +59,8 @@ def command(
     json: Json = False,
 ) -> None:
     """Read the text, let the method learn, save."""
-    from offsite import models, tasks
+    output(out, force, [model, text])
+    from offsite import models
     from offsite.folders import staged
     from offsite.owner.methods import method_named, seeded
     from offsite.split import Split
@@ -67,8 +68,6 @@ def command(
     asked = [*(knobs or ()), *([] if steps is None else [f"steps={steps}"])]
     name = method or DEFAULT
     chosen, split = method_named(name, asked, seeded(name, seed)), Split(bottom, top)
-    output(out, force, [model, text])
-    tasks.check_text(text)
     whole, tokenizer = models.load(model)
     with leftovers(beside(out, ".profiling"), worth) as work:
         learnt = learn(chosen, whole, tokenizer, split, text, work, blocks, length)

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from offsite.cli.shell import Force, Json, beside, console, emit, output
+from offsite.cli.options import Force, Json
+from offsite.cli.shell import beside, console, emit, output
 from offsite.errors import UserError
 
 NAME = "report"

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -32,20 +32,6 @@ from offsite.folders import (
 from offsite.record import call
 
 USER_ERROR, INTERNAL_ERROR, INTERRUPTED = 2, 1, 130
-
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object, for machines.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace the output if an earlier run left one.")]
-Seed = Annotated[
-    int, typer.Option(min=0, max=2**32 - 1, help="Of everything random; the same seed gives the same numbers.")
-]
-Rank = Annotated[
-    int | None, typer.Option("--lora-rank", min=1, max=4096, help="Train a LoRA; default: whole layers.")
-]
-Train = Annotated[str | None, typer.Option(help="A data file or task [default: the first task].")]
-Stages = Annotated[
-    Path | None, typer.Option("--cache", help="Keep finished stages here, for later runs and other questions.")
-]
-Limit = Annotated[int | None, typer.Option(min=1, help="Ask only the first so many questions of each task.")]
 
 _MARK = "offsite.json"
 _WRITTEN = {  # what marks a folder as ours, and what we put beside it, besides the "files" that it names
@@ -157,14 +143,6 @@ def staged_with(receipt: Path, out: Path) -> Iterator[tuple[Path, Path]]:
 def beside(out: Path, ending: str) -> Path:
     """What goes with the output `out`; hidden where the `ending` begins with a dot."""
     return out.with_name(f".{out.name}{ending}" if ending.startswith(".") else f"{out.name}{ending}")
-
-
-def words(listed: str) -> list[str]:
-    """The words of a list with commas, none of them blank."""
-    found = [word.strip() for word in listed.split(",")]
-    if not all(found):
-        raise UserError(f"There is a blank word in {listed!r}; name tasks with a comma between two.")
-    return found
 
 
 def mark(folder: Path, about: dict[str, Any]) -> None:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from offsite.cli.shell import Json, console, emit
+from offsite.cli.options import AnyBundle, Json
+from offsite.cli.shell import console, emit
 
 NAME = "sign"
 HELP = """Either side: sign a bundle before it is sent; adds the file model.sig to its folder.
@@ -19,7 +20,7 @@ Example: `offsite sign emulator/ --key owner.key`
 
 
 def command(
-    bundle: Annotated[Path, typer.Argument(help="An emulator or adapter bundle.")],
+    bundle: AnyBundle,
     key: Annotated[Path, typer.Option(help="Your private key, of `offsite keygen`.")],
     json: Json = False,
 ) -> None:

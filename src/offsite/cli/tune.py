@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from offsite.cli.shell import Force, Json, Rank, Seed, beside, console, emit, leftovers, outputs, staged_with
+from offsite.cli.options import EmulatorBundle, Force, Json, Rank, Seed, a_task
+from offsite.cli.shell import beside, console, emit, leftovers, outputs, staged_with
 from offsite.folders import write_json
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ Another: `offsite tune emulator/ --data private.jsonl -o adapter/ --trusted-key 
 
 
 def command(
-    emulator: Annotated[Path, typer.Argument(help="The emulator bundle.")],
-    data: Annotated[str, typer.Option(help="A data file, or the name of a task.")],
+    emulator: EmulatorBundle,
+    data: Annotated[str, typer.Option(callback=a_task, help="A data file, or the name of a task.")],
     out: Annotated[Path, typer.Option("-o", "--output", help="The adapter bundle to write.")],
     lora_rank: Rank = None,
     steps: Annotated[int, typer.Option(help="Optimizer steps at the most.")] = 150,
@@ -50,6 +51,7 @@ def command(
     json: Json = False,
 ) -> None:
     """Read the data, tune, save the adapter and the data owner's private record."""
+    private = outputs(out, None, force, [emulator, data])
     from offsite import audit, models, tasks
     from offsite.cli import audits
     from offsite.data_owner.tune import TuneConfig, tune
@@ -60,7 +62,6 @@ def command(
         steps=steps, batch_size=batch_size, lr=lr, seed=seed, lora_rank=lora_rank, max_length=max_length,
         report_to=tuple(report_to or ()),
     )  # fmt: skip
-    private = outputs(out, None, force, [emulator, data])
     if trusted_key:
         from offsite import signing
 

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from offsite.cli.shell import Json, console, emit
+from offsite.cli.options import AnyBundle, Json
+from offsite.cli.shell import console, emit
 
 NAME = "verify"
 HELP = """Either side: check that a bundle is what the holder of a key signed, to the last byte.
@@ -19,7 +20,7 @@ Example: `offsite verify emulator/ --key owner.pub`
 
 
 def command(
-    bundle: Annotated[Path, typer.Argument(help="An emulator or adapter bundle.")],
+    bundle: AnyBundle,
     key: Annotated[Path, typer.Option(help="The sender's public key.")],
     json: Json = False,
 ) -> None:

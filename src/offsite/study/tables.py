@@ -1,4 +1,4 @@
-"""The table of a study in the papers' own layout: methods and rows down, tasks across, then average and gap."""
+"""The table of a study in the papers' own layout, with the nll beside the accuracy."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 from offsite.report.results import ROWS
+from offsite.report.verdict import Estimate as Share
+from offsite.report.verdict import share
 
 _ENDS = ("zero_shot", "fine_tuned")
 _ALIKE = 1e-9  # sums of shares are not exact
@@ -16,9 +18,10 @@ _NAMES = {row.key: row.name for row in ROWS}
 _LONE = "† one seed, or the same score with every seed: the standard error is that over the questions."
 _SEEDS = "± is the standard error over {} seeds."
 _WHAT = (
-    "Accuracy in %; Δ: plugged in above emulator tuned, in points, of the average; stored: the share of the "
-    "middle's parameters in the emulator."
+    "Accuracy in %; Δ: plugged in above emulator tuned, in points; in brackets: the share of the middle's "
+    "parameters that is stored."
 )
+_GAIN = "nll: of the answer, nats a token; gain: the share of fine-tuning's fall of it that plugged in reaches."
 _PPL = "ppl: perplexity of a token; it has no part in the average."
 
 
@@ -29,14 +32,15 @@ class Estimate:
     value: float
     stderr: float
     lone: bool = False
+    digits: int = 1
 
     def __str__(self) -> str:
-        return f"{self.value:.1f} ± {self.stderr:.1f}{'†' if self.lone else ''}"
+        return f"{self.value:.{self.digits}f} ± {self.stderr:.{self.digits}f}{'†' if self.lone else ''}"
 
 
 @dataclass(frozen=True)
 class Table:
-    """Lines of cells under a head; a cell of text or of an estimate, and None where there is none."""
+    """Methods and their rows down, tasks across, then averages; a cell of text or of an estimate, or None."""
 
     head: tuple[str, ...]
     lines: tuple[tuple[str | Estimate | None, ...], ...]
@@ -89,13 +93,13 @@ def tabulate(results: Mapping[str, Any]) -> Table:
     of = list(dict.fromkeys(run["task"] for run in runs))
     scored = {run["task"]: next(run[row] for row in _NAMES if row in run)["acc"] is not None for run in runs}
     judged, texts = [task for task in of if scored[task]], [task for task in of if not scored[task]]
-    table = _Runs(runs, judged, texts)
-    average = ["average", "Δ"] if judged else []
+    table = _Runs([run for run in runs if not run["method"]], judged, texts)
+    average = [*(["average"] if len(judged) > 1 else []), "Δ", "nll", "gain"] if judged else []
     head = ("method", "row", *judged, *average, *(f"{task} ppl" for task in texts))
     lines = [line for name, some in _methods(runs).items() for line in table.lines(name, some)]
     seeds = len({run["seed"] for run in runs})
     lone = any(isinstance(cell, Estimate) and cell.lone for line in lines for cell in line)
-    notes = [*([_WHAT] if judged else []), *([_PPL] if texts else [])]
+    notes = [*([_WHAT, _GAIN] if judged else []), *([_PPL] if texts else [])]
     notes += [*([_SEEDS.format(seeds)] if seeds > 1 else []), *([_LONE] if lone else [])]
     return Table(head, tuple(lines), (*notes, *results.get("notes", ())))
 
@@ -104,7 +108,8 @@ def tabulate(results: Mapping[str, Any]) -> Table:
 class _Runs:
     """What the lines are made of."""
 
-    runs: Sequence[Mapping[str, Any]]
+    ends: Sequence[Mapping[str, Any]]
+    """The runs of the model itself."""
     judged: Sequence[str]
     texts: Sequence[str]
 
@@ -113,37 +118,68 @@ class _Runs:
     ) -> Iterable[tuple[str | Estimate | None, ...]]:
         """Those of one method, its name on the first."""
         for row in (row for row in _NAMES if row in runs[0]):
-            cells: list[Estimate | None] = [
-                self._mean(runs, [(row, 1)], [task], _share) for task in self.judged
-            ]
-            if self.judged:
-                gap = [("plugged_in", 1), ("emulator_tuned", -1)] if row == "plugged_in" else []
-                cells.append(self._mean(runs, [(row, 1)], self.judged, _share))
-                cells.append(self._mean(runs, gap, self.judged, _share) if gap else None)
-            cells += [self._mean(runs, [(row, 1)], [task], _perplexity) for task in self.texts]
+            cells = [_mean(runs, [(row, 1)], [task], _share) for task in self.judged]
+            cells += self._averages(runs, row) if self.judged else []
+            cells += [_mean(runs, [(row, 1)], [task], _perplexity) for task in self.texts]
             yield name, _NAMES[row], *cells
             name = ""
 
-    def _mean(
-        self,
-        runs: Sequence[Mapping[str, Any]],
-        rows: Sequence[tuple[str, int]],
-        tasks: Sequence[str],
-        read: Callable[[Mapping[str, Any]], tuple[float, float]],
-    ) -> Estimate | None:
-        """Over the seeds, of the mean over tasks of the signed sum of rows; None if a task lacks."""
-        seeds = []
+    def _averages(self, runs: Sequence[Mapping[str, Any]], row: str) -> Iterable[Estimate | None]:
+        """The average accuracy, where it is one, the gap, the nll and the gain."""
+        if len(self.judged) > 1:
+            yield _mean(runs, [(row, 1)], self.judged, _share)
+        last = row == "plugged_in"
+        yield _mean(runs, [(row, 1), ("emulator_tuned", -1)], self.judged, _share) if last else None
+        yield _mean(runs, [(row, 1)], self.judged, _nll, digits=2)
+        yield self._gain(runs) if last else None
+
+    def _gain(self, runs: Sequence[Mapping[str, Any]]) -> Estimate | None:
+        """None where fine-tuning gains nothing clear with some seed, or a task lacks."""
+        found = []
         for seed in dict.fromkeys(run["seed"] for run in runs):
-            found = {run["task"]: run for run in runs if run["seed"] == seed}
-            if not all(task in found for task in tasks):
+            reached = self._reached([run for run in runs if run["seed"] == seed], seed)
+            if reached is None or reached.stderr is None:
                 return None
-            seeds.append([(sign, *read(found[task][row])) for task in tasks for row, sign in rows])
-        values = [sum(sign * value for sign, value, _ in seed) / len(tasks) for seed in seeds]
-        spread = stdev(values) if len(values) > 1 else 0.0
-        if spread > _ALIKE:
-            return Estimate(fmean(values), spread / math.sqrt(len(values)))
-        stderr = math.sqrt(sum(error**2 for _, _, error in seeds[0])) / len(tasks)
-        return Estimate(values[0], stderr, lone=True)
+            found.append((100 * reached.value, 100 * reached.stderr))
+        return _over_seeds(found)
+
+    def _reached(self, runs: Sequence[Mapping[str, Any]], seed: int) -> Share | None:
+        """The gain with one seed."""
+        ends = [run for run in self.ends if run["seed"] == seed]
+        three = (
+            _mean(some, [(row, 1)], self.judged, _nll)
+            for some, row in ((ends, "zero_shot"), (ends, "fine_tuned"), (runs, "plugged_in"))
+        )
+        known = [Share(one.value, one.stderr) for one in three if one]
+        return share(*known) if len(known) == 3 else None
+
+
+def _mean(
+    runs: Sequence[Mapping[str, Any]],
+    rows: Sequence[tuple[str, int]],
+    tasks: Sequence[str],
+    read: Callable[[Mapping[str, Any]], tuple[float, float]],
+    digits: int = 1,
+) -> Estimate | None:
+    """Over the seeds, of the mean over tasks of the signed sum of rows; None if a task lacks."""
+    seeds = []
+    for seed in dict.fromkeys(run["seed"] for run in runs):
+        found = {run["task"]: run for run in runs if run["seed"] == seed}
+        if not all(task in found for task in tasks):
+            return None
+        terms = [(sign, *read(found[task][row])) for task in tasks for row, sign in rows]
+        value = sum(sign * value for sign, value, _ in terms) / len(tasks)
+        seeds.append((value, math.hypot(*(error for _, _, error in terms)) / len(tasks)))
+    return _over_seeds(seeds, digits) if seeds else None
+
+
+def _over_seeds(found: Sequence[tuple[float, float]], digits: int = 1) -> Estimate:
+    """The mean of values that each have an error of their own, which stands where the values are all alike."""
+    values = [value for value, _ in found]
+    spread = stdev(values) if len(values) > 1 else 0.0
+    if spread > _ALIKE:
+        return Estimate(fmean(values), spread / math.sqrt(len(values)), digits=digits)
+    return Estimate(values[0], found[0][1], lone=True, digits=digits)
 
 
 def _methods(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
@@ -158,12 +194,16 @@ def _title(method: str, runs: Sequence[Mapping[str, Any]]) -> str:
     if not method:
         return "full model"
     keep, stored = runs[0]["keep"], fmean(run["stored"] for run in runs)
-    asked = "" if keep is None else f"keep {keep:g}, "
-    return f"{method} ({asked}stored {100 * stored:.1f} %)"
+    asked = "" if keep is None else f", keep {keep:g}"
+    return f"{method}{asked} ({100 * stored:.1f} %)"
 
 
 def _share(score: Mapping[str, Any]) -> tuple[float, float]:
     return 100 * score["acc"], 100 * score["acc_stderr"]
+
+
+def _nll(score: Mapping[str, Any]) -> tuple[float, float]:
+    return score["nll"], score["nll_stderr"]
 
 
 def _perplexity(score: Mapping[str, Any]) -> tuple[float, float]:
@@ -186,5 +226,5 @@ _ESCAPED = {
 def _tex(cell: str | Estimate | None) -> str:
     if isinstance(cell, Estimate):
         mark = r"^{\dagger}" if cell.lone else ""
-        return rf"${cell.value:.1f} \pm {cell.stderr:.1f}{mark}$"
+        return rf"${cell.value:.{cell.digits}f}{mark}_{{\pm {cell.stderr:.{cell.digits}f}}}$"
     return "".join(_ESCAPED.get(letter, letter) for letter in cell or "")
