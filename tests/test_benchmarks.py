@@ -35,30 +35,6 @@ def run(tmp_path, tokenizer, monkeypatch):
     return once
 
 
-def test_methods_writes_each_run_once_and_a_table(run, capsys):
-    words = ["methods.py", "model", "--methods", "gradot", "gradot:form=paper", "--tasks", "asked.jsonl"]
-    words += ["--text", "text.txt", "--steps", "2", "--limit", "4", "--profiles", "profiles", "-o", "out.json"]
-    run(*words)
-    runs = json.loads(Path("out.json").read_text())["runs"]
-    assert [each["method"] for each in runs] == ["", "gradot", "gradot:form=paper"]
-    assert all(abs(each["stored"] - 0.7) < 0.02 for each in runs[1:])
-    assert "| asked.jsonl | 0.7 | gradot | 1 |" in capsys.readouterr().out
-    run(*words, "--seeds", "0", "1")
-    again = json.loads(Path("out.json").read_text())["runs"]
-    assert again[:3] == runs
-    assert len(again) == 6
-    assert "±" in capsys.readouterr().out
-
-
-def test_methods_chains_and_distils(run):
-    words = ["--tasks", "asked.jsonl", "--text", "text.txt", "--steps", "2", "--limit", "4", "-o", "out.json"]
-    specs = ["svd+src:beta=0.5", "uniform~2"]
-    run("methods.py", "model", "--methods", *specs, "--profiles", "profiles", *words)
-    runs = json.loads(Path("out.json").read_text())["runs"]
-    assert [each["method"] for each in runs] == ["", *specs]
-    assert Path("profiles/distilled-uniform-0.7-2").is_dir()
-
-
 def test_importance_tells_trainings_and_orders_apart(run, capsys):
     tokens = torch.randint(3, 120, (32, 16), generator=torch.Generator().manual_seed(0))
     for seed in ("0", "1"):

@@ -12,16 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from offsite import chat
 from offsite.errors import UserError
-from offsite.text import (
-    IGNORED,
-    Example,
-    Piece,
-    Question,
-    blocks,
-    encode,
-    read_examples,
-    read_questions,
-)
+from offsite.text import IGNORED, Example, Piece, Question, blocks, encode, read_examples, read_questions
 
 PAIRS = [
     ("Question: why?\nAnswer:", " because it is so"),
@@ -45,12 +36,8 @@ def _tokenizer(bos: bool = False, template: str | None = None, eos: str | None =
     special = ["<s>", "</s>", "<|im|>", "<|end|>"]
     corpus = [prompt + completion for prompt, completion in PAIRS] * 3
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    backend.train_from_iterator(
-        corpus,
-        trainers.BpeTrainer(
-            vocab_size=330, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-        ),
-    )
+    how = {"vocab_size": 330, "special_tokens": special, "initial_alphabet": alphabet}
+    backend.train_from_iterator(corpus, trainers.BpeTrainer(**how, show_progress=False))
     if bos:
         backend.post_processor = processors.TemplateProcessing(
             single="<s> $A", special_tokens=[("<s>", backend.token_to_id("<s>"))]

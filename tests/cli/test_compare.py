@@ -82,7 +82,8 @@ def test_a_dry_run_writes_nothing(study, here):
     assert said["cells"] == len(said["todo"]) == 6
     assert said["seconds"] > 0
     people = command("compare", study, "-o", here / "out", "--dry-run")
-    assert "uniform at keep 0.5 on" in people.out
+    assert people.out.count("uniform at keep 0.5 on") == 1, "one line for all seeds"
+    assert "0, 1" in people.out
     assert "nothing was written" in people.out
     assert listing(here) == before
     (here / "out").mkdir()

@@ -5,11 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from html.parser import HTMLParser
 
 import pytest
 
-from tests.report.test_report import SCORES, cell
-
+LOADING = {
+    "src", "href", "srcset", "data", "action", "poster", "formaction", "background", "ping", "xlink:href",
+}  # fmt: skip
+ATTACK = "<script>alert(1)</script>\"'><img src=x onerror=\"document.title='owned'\">{{ 7 * 7 }}"
+# Accuracy and answer nll of the five rows, as once measured.
+SCORES = {
+    "zero_shot": (0.503, 4.51),
+    "fine_tuned": (0.610, 2.52),
+    "emulator_zero_shot": (0.337, 6.05),
+    "emulator_tuned": (0.490, 4.00),
+    "plugged_in": (0.543, 3.31),
+}
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --enable-logging=stderr --virtual-time-budget=5000"
@@ -96,3 +107,47 @@ def browsed(page, folder, *flags):
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert "CONSOLE" not in ran.stderr
     return ran.stdout
+
+
+def cell(acc, nll, error=0.03):
+    return {
+        "acc": acc,
+        "acc_stderr": error,
+        "acc_norm": acc / 2,
+        "acc_norm_stderr": error / 2,
+        "nll": nll,
+        "nll_stderr": 4 * error,
+        "n": 300,
+    }
+
+
+class Page(HTMLParser):
+    """What a browser's parser finds: attributes, scripts, styles and the text that shows."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.attributes, self.scripts, self.json, self.style, self.text = [], [], [], "", ""
+        self.tags: list[str] = []
+        self._inside = None
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag in ("script", "style"):
+            self._inside = dict(attrs).get("type", tag)
+
+    def handle_endtag(self, tag):
+        if tag in ("script", "style"):
+            self._inside = None
+
+    def handle_data(self, data):
+        match self._inside:
+            case None:
+                self.text += data
+            case "style":
+                self.style += data
+            case "application/json":
+                self.json.append(json.loads(data))
+            case _:
+                self.scripts.append(data)

@@ -6,8 +6,7 @@ import pytest
 
 from offsite.errors import UserError
 from offsite.report import write
-from tests.report.pages import made_frontier
-from tests.report.test_report import SCORES, Page
+from tests.report.pages import SCORES, Page, made_frontier
 
 
 @pytest.fixture

@@ -3,111 +3,16 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import re
 import shlex
-import shutil
-import subprocess
-from html.parser import HTMLParser
 
 import pytest
 
 from offsite.errors import UserError
 from offsite.report import write
-from offsite.report.results import ROWS, Results
-from offsite.report.verdict import judge
-
-LOADING = {
-    "src",
-    "href",
-    "srcset",
-    "data",
-    "action",
-    "poster",
-    "formaction",
-    "background",
-    "ping",
-    "xlink:href",
-}
-ATTACK = "<script>alert(1)</script>\"'><img src=x onerror=\"document.title='owned'\">{{ 7 * 7 }}"
-
-# Accuracy and answer nll of the five rows, as once measured.
-SCORES = {
-    "zero_shot": (0.503, 4.51),
-    "fine_tuned": (0.610, 2.52),
-    "emulator_zero_shot": (0.337, 6.05),
-    "emulator_tuned": (0.490, 4.00),
-    "plugged_in": (0.543, 3.31),
-}
-
-
-class Page(HTMLParser):
-    """What a browser's parser finds: attributes, scripts, styles and the text that shows."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.attributes, self.scripts, self.json, self.style, self.text = [], [], [], "", ""
-        self.tags: list[str] = []
-        self._inside = None
-        self.feed(html)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-        if tag in ("script", "style"):
-            self._inside = dict(attrs).get("type", tag)
-
-    def handle_endtag(self, tag):
-        if tag in ("script", "style"):
-            self._inside = None
-
-    def handle_data(self, data):
-        match self._inside:
-            case None:
-                self.text += data
-            case "style":
-                self.style += data
-            case "application/json":
-                self.json.append(json.loads(data))
-            case _:
-                self.scripts.append(data)
-
-
-def cell(acc, nll, error=0.03):
-    return {
-        "acc": acc,
-        "acc_stderr": error,
-        "acc_norm": acc / 2,
-        "acc_norm_stderr": error / 2,
-        "nll": nll,
-        "nll_stderr": 4 * error,
-        "n": 300,
-    }
-
-
-@pytest.fixture
-def results():
-    curve = [{"step": 10, "loss": 4.0, "heldout": None}, {"step": 20, "loss": None, "heldout": 3.5}]
-    curve += [{"step": 20, "loss": 3.0, "heldout": None}, {"step": 40, "loss": math.nan, "heldout": 3.25}]
-    return {
-        "rows": {row: {"arc_easy": cell(*scores)} for row, scores in SCORES.items()},
-        "keep": 0.7,
-        "method": "uniform",
-        "split": {"bottom": 2, "top": 3},
-        "curves": {"fine_tuned": curve, "emulator_tuned": curve[:1]},
-        "model": "smollm2-135m",
-        "train": "my_train.jsonl",
-        "sources": {"arc_easy": "validation split"},
-        "notes": ["Half of the rows are elsewhere."],
-        "tuning": {"steps": 150, "lr": 0.0002},
-        "seconds": {"tune the emulator": 96.2, "compress": 2.4},
-        "call": "offsite compare smollm2-135m 'my emulator/' --tasks arc_easy",
-        "versions": {"torch": "2.13.0", "offsite": "0.1.0"},
-        "seed": 17,
-        "date": "2026-03-02T14:05:00+00:00",
-        "machine": "x86_64, 2 threads",
-    }
+from offsite.report.results import ROWS
+from tests.report.pages import ATTACK, LOADING, SCORES, Page, browsed, cell
 
 
 @pytest.fixture
@@ -116,19 +21,6 @@ def page(tmp_path):
         return Page(write(results, tmp_path / "report.html").read_text(encoding="utf-8"))
 
     return made
-
-
-@pytest.fixture
-def verdict(results):
-    """The verdict after changing scores: `verdict(plugged_in={"nll": 5.0})`."""
-
-    def judged(**changes):
-        for row, change in changes.items():
-            results["rows"][row]["arc_easy"] |= change
-        read = Results.read(results)
-        return judge(read, read.tasks)
-
-    return judged
 
 
 def test_figures_hold_the_data_of_every_row(page, results):
@@ -301,70 +193,6 @@ def test_the_same_results_make_the_same_file(tmp_path, results):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.html", "b.html"]
 
 
-def test_share_and_gap_are_those_of_the_numbers(verdict):
-    said = verdict()
-    assert said.share.value == pytest.approx((4.51 - 3.31) / (4.51 - 2.52))
-    assert said.gap_acc.value == pytest.approx(0.053)
-    assert said.gap_acc.stderr == pytest.approx(math.hypot(0.03, 0.03))
-    assert said.gap_nll.value == pytest.approx(-0.69)
-    assert "reaches 60% of what fine-tuning gains" in said.headline
-    assert "from 4.51 at zero-shot to 3.31 plugged in" in said.support
-    assert said.gap.startswith("The difference in accuracy is 1.2 times its standard error")
-
-
-def test_the_error_of_the_share_is_that_of_resampling(verdict):
-    import numpy as np
-
-    share = verdict().share
-    draw = np.random.default_rng(0).normal
-    zero, tuned, plugged = (
-        draw(SCORES[row][1], 0.12, 100_000) for row in ("zero_shot", "fine_tuned", "plugged_in")
-    )
-    assert share.stderr == pytest.approx(((zero - plugged) / (zero - tuned)).std(), rel=0.03)
-
-
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"fine_tuned": {"nll": 4.6}}, "Fine-tuning gains nothing here"),
-        ({"fine_tuned": {"nll": 4.4}}, "Fine-tuning gains less than its standard error"),
-        ({"plugged_in": {"nll": 4.45}}, "the adapter changes less than its standard error"),
-        ({"plugged_in": {"nll": 5.0}}, "less likely than before"),
-        ({"plugged_in": {"nll": 2.4}}, "reaches all that fine-tuning gains"),
-        ({"plugged_in": {"nll": None}}, "was not recorded in every row"),
-        ({"plugged_in": {"nll": math.nan}}, "was not recorded in every row"),
-    ],
-)
-def test_headline(verdict, changes, says):
-    assert says in verdict(**changes).headline
-
-
-@pytest.mark.parametrize(
-    ("emulator", "says"),
-    [
-        ({}, "does not replace the full model"),
-        ({"acc": 0.543, "nll": 3.31}, "or the test is too small to tell"),
-        ({"acc": 0.53, "nll": 3.35}, "or the test is too small to tell"),
-        ({"acc": 0.7, "nll": 2.0}, "does better than the full model"),
-        ({"acc": 0.7}, "opposite directions"),
-        ({"acc_stderr": None, "nll_stderr": None}, "cannot be told whether that is chance"),
-        ({"n": 1, "acc_stderr": 0.0, "nll_stderr": 0.0}, "cannot be told whether that is chance"),
-    ],
-)
-def test_meaning_of_the_gap(verdict, emulator, says):
-    assert says in verdict(emulator_tuned=emulator).meaning
-
-
-def test_several_tasks_are_judged_by_their_mean(results):
-    for row in results["rows"].values():
-        row["sciq"] = row["arc_easy"] | {"acc": 0.5, "nll": 3.0}
-    read = Results.read(results)
-    one, both = judge(read, ["arc_easy"]), judge(read, ["arc_easy", "sciq"])
-    assert both.gap_acc.value == pytest.approx(one.gap_acc.value / 2)
-    assert both.gap_acc.stderr == pytest.approx(one.gap_acc.stderr / math.sqrt(2))
-    assert both.share.value == pytest.approx(one.share.value)
-
-
 @pytest.mark.parametrize(
     ("spoil", "names"),
     [
@@ -393,24 +221,9 @@ def test_without_plotly_the_extra_is_named(tmp_path, results, no_plotly):
 @pytest.mark.slow
 @pytest.mark.parametrize("evil", [False, True])
 def test_a_browser_draws_it_and_complains_of_nothing(tmp_path, results, evil):
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no chromium on PATH")
     path = write(filled(results, ATTACK) if evil else results, tmp_path / "report.html")
-    flags = (
-        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    )
-    flags += " --disable-component-update --disable-sync --enable-logging=stderr --virtual-time-budget=5000"
-    command = [
-        chromium,
-        *flags.split(),
-        f"--user-data-dir={tmp_path / 'profile'}",
-        "--dump-dom",
-        path.as_uri(),
-    ]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    assert "CONSOLE" not in ran.stderr
-    drawn = ran.stdout[: ran.stdout.index("plotly.js v")]  # what stands before the inlined library
+    dom = browsed(path, tmp_path, "--dump-dom")
+    drawn = dom[: dom.index("plotly.js v")]  # what stands before the inlined library
     assert drawn.count('class="plot js-plotly-plot"') == 3
     assert drawn.count('class="point"') >= 2 * len(ROWS)
     assert "<title>owned" not in drawn

@@ -11,6 +11,9 @@ import pytest
 from offsite.errors import UserError
 from offsite.report.sections import found, page
 from tests.report.pages import (
+    ATTACK,
+    LOADING,
+    Page,
     blueprint_receipt,
     browsed,
     made_fidelity,
@@ -19,12 +22,11 @@ from tests.report.pages import (
     made_study,
     put,
 )
-from tests.report.test_report import ATTACK, LOADING, Page, results  # noqa: F401 - a fixture
 
 PLACES = [{"layer": 2}, {"layer": 3, "harmonizer": 4}, {"layer": 5, "ranks": {"q": 2}, "channels": [0, 2]}]
 
 
-def furnish(folder, results, word="kind"):  # noqa: F811
+def furnish(folder, results, word="kind"):
     """A folder of one of each, with `word` wherever a file has a word of its own."""
     put(folder / "study", "results.json", made_study(word, word))
     put(folder / "frontier", "frontier.json", made_frontier(word, word))
@@ -37,7 +39,7 @@ def furnish(folder, results, word="kind"):  # noqa: F811
 
 
 @pytest.fixture
-def house(tmp_path, results):  # noqa: F811
+def house(tmp_path, results):
     return furnish(tmp_path / "house", results)
 
 
@@ -79,7 +81,7 @@ def test_a_private_page_says_so_at_its_top_and_another_does_not(house):
         assert "Keep this page" not in Page(page(house / name)).text
 
 
-def test_no_string_from_a_file_becomes_markup(tmp_path, results):  # noqa: F811
+def test_no_string_from_a_file_becomes_markup(tmp_path, results):
     kind, evil = (Page(page(furnish(tmp_path / w[:4].strip("<"), results, w))) for w in ("kind", ATTACK))
     assert evil.tags == kind.tags
     assert evil.scripts == kind.scripts
@@ -147,7 +149,7 @@ def test_a_file_that_is_not_sound_is_named(tmp_path, text):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("evil", [False, True])
-def test_a_browser_draws_every_figure_and_complains_of_nothing(tmp_path, results, evil):  # noqa: F811
+def test_a_browser_draws_every_figure_and_complains_of_nothing(tmp_path, results, evil):
     file = tmp_path / "report.html"
     file.write_text(page(furnish(tmp_path / "house", results, ATTACK if evil else "kind")), encoding="utf-8")
     for scheme in ("0", "1"):  # dark and light

@@ -10,8 +10,7 @@ import pytest
 from offsite.errors import UserError
 from offsite.report import write
 from offsite.report.results import ROWS
-from tests.report.pages import made_study
-from tests.report.test_report import SCORES, Page
+from tests.report.pages import SCORES, Page, made_study
 
 OWN = [row.key for row in ROWS[2:]]
 

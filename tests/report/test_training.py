@@ -17,7 +17,7 @@ from offsite.report.figures import DEPTHS, shades
 from offsite.report.training import write_training
 from offsite.split import Split
 from tests.families import tiny_model
-from tests.report.test_report import ATTACK, LOADING, Page
+from tests.report.pages import ATTACK, LOADING, Page
 
 LAYERS = [3, 4, 5, 6, 7, 8]
 LAST = [0.5, -2.0, 4.25, -1.0, 3.0, -0.04]

@@ -143,7 +143,7 @@ class TestForecast:
         assert plan.memory > 0
         play(asked.model_copy(update={"seeds": (0,)}), work)
         left = forecast(asked, work)
-        assert {step.cell[-6:] for step in left.todo} == {"seed 1"}
+        assert {step.seed for step in left.todo} == {1}
         ends, *others = [step.rows for step in left.todo]
         assert ends == ["fine_tuned"]  # the zero-shot rows need no seed
         assert others[0] == ["emulator_tuned", "plugged_in"]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from offsite.frontier import Frontier
     from offsite.frontier.choose import Point
     from offsite.study import Table as Study
-    from offsite.study.forecast import Forecast
+    from offsite.study.forecast import Forecast, Step
 
 
 def scores_table(scores: Mapping[str, Mapping[str, float]], notes: Sequence[str] = ()) -> Table:
@@ -51,14 +51,20 @@ def study_table(study: Study) -> Table:
 
 
 def plan_table(plan: Forecast) -> Table:
-    """What is yet to be done, a line for each cell."""
+    """What is yet to be done, a line for what only the seed tells apart."""
     done = plan.cells - len(plan.todo)
     table = Table(caption=f"{plan.cells} cells in all, {done} of them done. {plan.how}", caption_justify="left")
     table.add_column("to do")
     table.add_column("rows that lack")
+    table.add_column("seeds")
     table.add_column("about", justify="right", no_wrap=True)
+    alike: dict[tuple[str, str], list[Step]] = {}
     for step in plan.todo:
-        table.add_row(step.cell, ", ".join(step.rows).replace("_", " "), duration(step.seconds))
+        alike.setdefault((step.what, ", ".join(step.rows).replace("_", " ")), []).append(step)
+    for (what, rows), steps in alike.items():
+        known = [step.seconds for step in steps if step.seconds is not None]
+        seconds = sum(known) if len(known) == len(steps) else None
+        table.add_row(what, rows, ", ".join(str(step.seed) for step in steps), duration(seconds))
     return table
 
 

@@ -37,7 +37,8 @@ _ENDS, _THREE = ("zero_shot", "fine_tuned"), ("emulator_zero_shot", "emulator_tu
 class Step:
     """One cell of a study that is yet to be done, or done in part."""
 
-    cell: str
+    what: str
+    seed: int
     rows: Sequence[str]
     """Those that lack."""
     seconds: float | None
@@ -65,7 +66,7 @@ def forecast(recipe: Recipe, work: Path) -> Forecast:
     """Look at what is at hand: a model that is here and small is opened, and one forward pass of it timed."""
     cells, folder = list(recipe.cells()), _folder(recipe.model)
     if folder is None:
-        todo = [Step(str(cell), _rows(cell), None) for cell in cells]
+        todo = [Step(cell.what, cell.seed, _rows(cell), None) for cell in cells]
         how = f"There is no estimate, for the model {recipe.model!r} is not on this machine yet."
         return Forecast(len(cells), todo, None, None, how)
     if _opens(recipe, folder):
@@ -137,7 +138,7 @@ class _Cost:
         if set(rows) - {"zero_shot", "emulator_zero_shot"}:
             # forward, gradients of states, gradients of what is trained
             work += self._seen(self.recipe.train or cell.tasks[0]) * (2 * emulator + self.adapter)
-        return Step(str(cell), rows, round(self.speed * work, 1))
+        return Step(cell.what, cell.seed, rows, round(self.speed * work, 1))
 
     def _asked(self, word: str) -> float:
         """Tokens that are read to score a task, about; a prompt counts once."""

@@ -59,9 +59,14 @@ class Cell(NamedTuple):
     """None: the method fixes its own size."""
 
     def __str__(self) -> str:
+        return f"{self.what}, seed {self.seed}"
+
+    @property
+    def what(self) -> str:
+        """In words, but for the seed."""
         what = self.chain.word if self.chain else "the model itself"
         keep = "" if self.keep is None else f" at keep {self.keep:g}"
-        return f"{what}{keep} on {', '.join(self.tasks)}, seed {self.seed}"
+        return f"{what}{keep} on {', '.join(self.tasks)}"
 
 
 class Recipe(BaseModel):
