@@ -336,5 +336,10 @@ def test_resuming_what_was_another_run_is_refused(world, here):
     assert "was on another emulator, other data or settings" in refused(
         here, *call, "--resume", "--lora-rank", "2"
     )
-    assert command(*call, "--resume").code == 0
+    resumed = command(*call, "--resume")
+    assert resumed.code == 0
+    assert "no interrupted run" not in resumed.err
     assert not work.exists()
+    anew = command(*call, "--resume", "--force")
+    assert (anew.code, anew.out) == (0, resumed.out)
+    assert "There is no interrupted run to go on from; this one begins at the first step." in anew.err

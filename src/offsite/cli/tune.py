@@ -72,6 +72,8 @@ def command(
     found = audit.emulator(opened, examples, max_length=max_length, seed=seed)
     audits.show_emulator(found)
     with leftovers(beside(out, ".tuning"), has_checkpoint) as work:
+        if resume and not has_checkpoint(work):
+            typer.echo("There is no interrupted run to go on from; this one begins at the first step.", err=True)
         tuned = tune(opened, examples, config, work=work, resume=resume)
         with staged_with(private, out) as (receipt, folder):
             tuned.save(folder)
