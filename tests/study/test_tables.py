@@ -73,6 +73,45 @@ def test_where_fine_tuning_gains_nothing_there_is_no_gain():
     assert tabulate(results()).lines[-1][-1] is None
 
 
+def test_a_cell_that_failed_costs_its_own_seed_only():
+    lacking = results()
+    lacking["runs"] = [
+        run for run in lacking["runs"] if not run["method"] or (run["task"], run["seed"]) != ("a_1", 1)
+    ]
+    table = tabulate(lacking)
+    first, second, average, gap, nll, _ = table.lines[-1][2:]
+    assert first.value == pytest.approx(fmean([40.0, 44.0]))
+    assert second.value == pytest.approx(fmean([50.0, 51.0, 54.0]))
+    assert [one.seeds for one in (first, second, average, gap, nll)] == [2, 3, 2, 2, 2]
+    assert "± is the standard error over 3 seeds, or fewer where one failed." in table.markdown()
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_a_score_that_is_no_number_is_left_out(wrong):
+    odd = results(tasks=("a",))
+    next(run for run in odd["runs"] if run["method"])["plugged_in"]["nll"] = wrong
+    table = tabulate(odd)
+    accuracy, _, nll, _ = table.lines[-1][2:]
+    assert (accuracy.seeds, nll.seeds) == (3, 2)
+    assert not re.search("nan|inf", table.markdown() + table.latex())
+
+
+def test_of_one_question_no_error_is_known():
+    single = results(seeds=(0,), tasks=("a",))
+    for run in single["runs"]:
+        for row in run.keys() & {"zero_shot", "fine_tuned", *ROWS}:
+            run[row] = score(1.0) | {"acc_stderr": 0.0, "n": 1}
+    table = tabulate(single)
+    assert str(table.lines[-1][2]) == "100.0†"
+    assert "$100.0^{\\dagger}$" in table.latex()
+
+
+def test_keeps_that_look_alike_stay_apart():
+    both = results(seeds=(0,), tasks=("a",))
+    other = [run | {"keep": 0.70000001} for run in both["runs"] if run["method"]]
+    assert len(tabulate({"runs": both["runs"] + other}).lines) == 2 + 3 + 3
+
+
 def test_one_task_is_its_own_average():
     assert tabulate(results(tasks=("a",))).head == ("method", "row", "a", "Δ", "nll", "gain")
 

@@ -73,7 +73,9 @@ def command(
     audits.show_emulator(found)
     with leftovers(beside(out, ".tuning"), has_checkpoint) as work:
         if resume and not has_checkpoint(work):
-            typer.echo("There is no interrupted run to go on from; this one begins at the first step.", err=True)
+            typer.echo(
+                "There is no interrupted run to go on from; this one begins at the first step.", err=True
+            )
         tuned = tune(opened, examples, config, work=work, resume=resume)
         with staged_with(private, out) as (receipt, folder):
             tuned.save(folder)

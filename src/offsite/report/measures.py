@@ -10,6 +10,8 @@ from statistics import mean, stdev
 from offsite.report.results import Cell
 from offsite.report.verdict import Estimate
 
+_ALIKE = 1e-9
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -22,11 +24,11 @@ class Measure:
 
 
 def _share(cell: Cell) -> Estimate | None:
-    return None if cell.acc is None else Estimate(100 * cell.acc, _times(100, cell.acc_stderr))
+    return None if cell.acc is None else Estimate(cell.acc, _error(cell, cell.acc_stderr)).times(100)
 
 
 def _nll(cell: Cell) -> Estimate | None:
-    return None if cell.nll is None else Estimate(cell.nll, cell.nll_stderr)
+    return None if cell.nll is None else Estimate(cell.nll, _error(cell, cell.nll_stderr))
 
 
 def _perplexity(cell: Cell) -> Estimate | None:
@@ -34,11 +36,13 @@ def _perplexity(cell: Cell) -> Estimate | None:
     if cell.nll is None or cell.nll > 700:
         return None
     value = math.exp(cell.nll)
-    return Estimate(value, _times(value, cell.nll_stderr))
+    error = _error(cell, cell.nll_stderr)
+    return Estimate(value, None if error is None else value * error)
 
 
-def _times(scale: float, error: float | None) -> float | None:
-    return None if error is None else scale * error
+def _error(cell: Cell, error: float | None) -> float | None:
+    """Of a single question the spread is unknown, and is written as 0."""
+    return None if cell.n == 1 else error
 
 
 ACCURACY = Measure("Accuracy, %", "higher is better", 1, _share)
@@ -53,10 +57,14 @@ def measures(cells: Sequence[Cell]) -> list[Measure]:
     return ([ACCURACY] if answered else [PERPLEXITY] if known else []) + ([NLL] if known else [])
 
 
+def alike(values: Sequence[float]) -> bool:
+    """Whether there is no telling them apart; sums of shares are not exact."""
+    return max(values) - min(values) <= _ALIKE
+
+
 def over_seeds(values: Sequence[float], own: float | None = None) -> Estimate | None:
     """The mean and its standard error; of values all alike, the error that each has of its `own`."""
     if not values:
         return None
-    spread = stdev(values) if len(values) > 1 else 0.0
-    error = spread / math.sqrt(len(values)) if spread else own
+    error = own if alike(values) else stdev(values) / math.sqrt(len(values))
     return Estimate(mean(values), error)

@@ -123,8 +123,8 @@ def _gain(found: Study, task: str, runs: Sequence[Run]) -> Estimate | None:
     """None where a seed's is not known, or its fine-tuning does not clearly gain: no mean of a few seeds."""
     gains = []
     for run in runs:
-        zero = _end(found, task, "zero_shot", run.seed) or _end(found, task, "zero_shot", None)
-        tuned, plugged = _end(found, task, "fine_tuned", run.seed), run.plugged_in and NLL.of(run.plugged_in)
+        zero, tuned = (_end(found, task, row.key, run.seed) for row in _ENDS)
+        plugged = run.plugged_in and NLL.of(run.plugged_in)
         reached = share(zero, tuned, plugged) if zero and tuned and plugged else None
         if reached is None:
             return None
@@ -132,9 +132,9 @@ def _gain(found: Study, task: str, runs: Sequence[Run]) -> Estimate | None:
     return over_seeds([gain.value for gain in gains], gains[0].stderr)
 
 
-def _end(found: Study, task: str, row: str, seed: int | None) -> Estimate | None:
-    """The nll of the model's own row with that seed; None: with any."""
-    runs = [run for run in found.runs if run.task == task and seed in (None, run.seed)]
+def _end(found: Study, task: str, row: str, seed: int) -> Estimate | None:
+    """The nll of the model's own row with that seed."""
+    runs = [run for run in found.runs if (run.task, run.seed) == (task, seed)]
     return next((NLL.of(cell) for run in runs if (cell := getattr(run, row))), None)
 
 

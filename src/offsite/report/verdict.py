@@ -25,6 +25,10 @@ class Estimate:
         stderr = math.hypot(self.stderr or 0.0, other.stderr or 0.0) if known else None
         return Estimate(self.value - other.value, stderr)
 
+    def times(self, scale: float) -> Estimate:
+        """In another unit, or of another sign."""
+        return Estimate(scale * self.value, None if self.stderr is None else abs(scale) * self.stderr)
+
     @property
     def clear(self) -> bool:
         """Whether it is further from zero than its standard error; never so where that is unknown."""

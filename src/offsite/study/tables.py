@@ -3,39 +3,45 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
-from offsite.report.results import ROWS
-from offsite.report.verdict import Estimate as Share
-from offsite.report.verdict import share
+from offsite.report.measures import ACCURACY, NLL, PERPLEXITY, Measure, alike, over_seeds
+from offsite.report.results import ROWS, Cell
+from offsite.report.verdict import Estimate, share
 
 _ENDS = ("zero_shot", "fine_tuned")
-_ALIKE = 1e-9  # sums of shares are not exact
+_Run = Mapping[str, Any]
 _NAMES = {row.key: row.name for row in ROWS}
 _LONE = "† one seed, or the same score with every seed: the standard error is that over the questions."
-_SEEDS = "± is the standard error over {} seeds."
+_SEEDS = "± is the standard error over {} seeds{}."
+_FEWER = ", or fewer where one failed"
 _WHAT = (
     "Accuracy in %; Δ: plugged in above emulator tuned, in points; in brackets: the share of the middle's "
     "parameters that is stored."
 )
-_GAIN = "nll: of the answer, nats a token; gain: the share of fine-tuning's fall of it that plugged in reaches."
+_GAIN = (
+    "nll: of the answer, nats a token; gain: how much of fine-tuning's fall of it plugged in reaches, in %; "
+    "these and Δ are of the mean over tasks."
+)
 _PPL = "ppl: perplexity of a token; it has no part in the average."
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A mean and its standard error; `lone` where that is of one score, whatever the seed."""
+class Mean:
+    """Over `seeds`, with its standard error where one is known; `lone`: that of one score, all alike."""
 
     value: float
-    stderr: float
-    lone: bool = False
+    stderr: float | None
+    seeds: int
+    lone: bool
     digits: int = 1
 
     def __str__(self) -> str:
-        return f"{self.value:.{self.digits}f} ± {self.stderr:.{self.digits}f}{'†' if self.lone else ''}"
+        spread = "" if self.stderr is None else f" ± {self.stderr:.{self.digits}f}"
+        return f"{self.value:.{self.digits}f}{spread}{'†' if self.lone else ''}"
 
 
 @dataclass(frozen=True)
@@ -43,11 +49,11 @@ class Table:
     """Methods and their rows down, tasks across, then averages; a cell of text or of an estimate, or None."""
 
     head: tuple[str, ...]
-    lines: tuple[tuple[str | Estimate | None, ...], ...]
+    lines: tuple[tuple[str | Mean | None, ...], ...]
     notes: tuple[str, ...]
 
     @property
-    def groups(self) -> Iterable[tuple[int, tuple[str | Estimate | None, ...]]]:
+    def groups(self) -> Iterable[tuple[int, tuple[str | Mean | None, ...]]]:
         """The lines, each with the number of the method that it is of."""
         number = 0
         for line in self.lines:
@@ -96,101 +102,113 @@ def tabulate(results: Mapping[str, Any]) -> Table:
     table = _Runs([run for run in runs if not run["method"]], judged, texts)
     average = [*(["average"] if len(judged) > 1 else []), "Δ", "nll", "gain"] if judged else []
     head = ("method", "row", *judged, *average, *(f"{task} ppl" for task in texts))
-    lines = [line for name, some in _methods(runs).items() for line in table.lines(name, some)]
-    seeds = len({run["seed"] for run in runs})
-    lone = any(isinstance(cell, Estimate) and cell.lone for line in lines for cell in line)
-    notes = [*([_WHAT, _GAIN] if judged else []), *([_PPL] if texts else [])]
-    notes += [*([_SEEDS.format(seeds)] if seeds > 1 else []), *([_LONE] if lone else [])]
+    lines = [line for some in _methods(runs) for line in table.lines(some)]
+    notes = [*([_WHAT, _GAIN] if judged else []), *([_PPL] if texts else []), *_errors(lines)]
     return Table(head, tuple(lines), (*notes, *results.get("notes", ())))
+
+
+def _errors(lines: Iterable[Sequence[str | Mean | None]]) -> Iterator[str]:
+    """What the errors in the table are."""
+    means = [cell for line in lines for cell in line if isinstance(cell, Mean)]
+    counts = {mean.seeds for mean in means}
+    if max(counts, default=1) > 1:
+        yield _SEEDS.format(max(counts), _FEWER if len(counts) > 1 else "")
+    if any(mean.lone for mean in means):
+        yield _LONE
 
 
 @dataclass(frozen=True)
 class _Runs:
     """What the lines are made of."""
 
-    ends: Sequence[Mapping[str, Any]]
-    """The runs of the model itself."""
+    ends: Sequence[_Run]
+    """Those of the model itself."""
     judged: Sequence[str]
     texts: Sequence[str]
 
-    def lines(
-        self, name: str, runs: Sequence[Mapping[str, Any]]
-    ) -> Iterable[tuple[str | Estimate | None, ...]]:
+    def lines(self, runs: Sequence[_Run]) -> Iterator[tuple[str | Mean | None, ...]]:
         """Those of one method, its name on the first."""
+        name = _title(runs)
         for row in (row for row in _NAMES if row in runs[0]):
-            cells = [_mean(runs, [(row, 1)], [task], _share) for task in self.judged]
+            cells = [_mean(runs, [(row, 1)], [task], ACCURACY) for task in self.judged]
             cells += self._averages(runs, row) if self.judged else []
-            cells += [_mean(runs, [(row, 1)], [task], _perplexity) for task in self.texts]
+            cells += [_mean(runs, [(row, 1)], [task], PERPLEXITY) for task in self.texts]
             yield name, _NAMES[row], *cells
             name = ""
 
-    def _averages(self, runs: Sequence[Mapping[str, Any]], row: str) -> Iterable[Estimate | None]:
+    def _averages(self, runs: Sequence[_Run], row: str) -> Iterator[Mean | None]:
         """The average accuracy, where it is one, the gap, the nll and the gain."""
         if len(self.judged) > 1:
-            yield _mean(runs, [(row, 1)], self.judged, _share)
+            yield _mean(runs, [(row, 1)], self.judged, ACCURACY)
         last = row == "plugged_in"
-        yield _mean(runs, [(row, 1), ("emulator_tuned", -1)], self.judged, _share) if last else None
-        yield _mean(runs, [(row, 1)], self.judged, _nll, digits=2)
+        yield _mean(runs, [(row, 1), ("emulator_tuned", -1)], self.judged, ACCURACY) if last else None
+        yield _mean(runs, [(row, 1)], self.judged, NLL)
         yield self._gain(runs) if last else None
 
-    def _gain(self, runs: Sequence[Mapping[str, Any]]) -> Estimate | None:
-        """None where fine-tuning gains nothing clear with some seed, or a task lacks."""
+    def _gain(self, runs: Sequence[_Run]) -> Mean | None:
+        """None where fine-tuning gains nothing clear with some seed: there is no mean of the other ones."""
         found = []
-        for seed in dict.fromkeys(run["seed"] for run in runs):
-            reached = self._reached([run for run in runs if run["seed"] == seed], seed)
-            if reached is None or reached.stderr is None:
-                return None
-            found.append((100 * reached.value, 100 * reached.stderr))
-        return _over_seeds(found)
-
-    def _reached(self, runs: Sequence[Mapping[str, Any]], seed: int) -> Share | None:
-        """The gain with one seed."""
-        ends = [run for run in self.ends if run["seed"] == seed]
-        three = (
-            _mean(some, [(row, 1)], self.judged, _nll)
-            for some, row in ((ends, "zero_shot"), (ends, "fine_tuned"), (runs, "plugged_in"))
-        )
-        known = [Share(one.value, one.stderr) for one in three if one]
-        return share(*known) if len(known) == 3 else None
+        for seed, some in _by_seed(runs).items():
+            ends = [run for run in self.ends if run["seed"] == seed]
+            zero, tuned = (_of_seed(ends, [(row, 1)], self.judged, NLL) for row in _ENDS)
+            plugged = _of_seed(some, [("plugged_in", 1)], self.judged, NLL)
+            if zero and tuned and plugged:
+                found.append(share(zero, tuned, plugged))
+        known = [one.times(100) for one in found if one]
+        return _over(known, ACCURACY.digits) if known and len(known) == len(found) else None
 
 
 def _mean(
-    runs: Sequence[Mapping[str, Any]],
-    rows: Sequence[tuple[str, int]],
-    tasks: Sequence[str],
-    read: Callable[[Mapping[str, Any]], tuple[float, float]],
-    digits: int = 1,
+    runs: Sequence[_Run], rows: Sequence[tuple[str, int]], tasks: Sequence[str], measure: Measure
+) -> Mean | None:
+    """Over the seeds that have it, of the mean over tasks of the signed sum of rows."""
+    found = [_of_seed(some, rows, tasks, measure) for some in _by_seed(runs).values()]
+    known = [one for one in found if one]
+    return _over(known, measure.digits) if known else None
+
+
+def _of_seed(
+    runs: Sequence[_Run], rows: Sequence[tuple[str, int]], tasks: Sequence[str], measure: Measure
 ) -> Estimate | None:
-    """Over the seeds, of the mean over tasks of the signed sum of rows; None if a task lacks."""
-    seeds = []
-    for seed in dict.fromkeys(run["seed"] for run in runs):
-        found = {run["task"]: run for run in runs if run["seed"] == seed}
-        if not all(task in found for task in tasks):
-            return None
-        terms = [(sign, *read(found[task][row])) for task in tasks for row, sign in rows]
-        value = sum(sign * value for sign, value, _ in terms) / len(tasks)
-        seeds.append((value, math.hypot(*(error for _, _, error in terms)) / len(tasks)))
-    return _over_seeds(seeds, digits) if seeds else None
+    """With one seed; None if a task lacks. The errors are added as of independent samples."""
+    found = {run["task"]: run for run in runs}
+    terms: list[Estimate] = []
+    for task in tasks:
+        for row, sign in rows:
+            score = found.get(task, {}).get(row)
+            term = measure.of(Cell.model_validate(score)) if score else None
+            if term is None:
+                return None
+            terms.append(term.times(sign))
+    errors = [term.stderr for term in terms if term.stderr is not None]
+    stderr = math.hypot(*errors) / len(tasks) if len(errors) == len(terms) else None
+    return Estimate(sum(term.value for term in terms) / len(tasks), stderr)
 
 
-def _over_seeds(found: Sequence[tuple[float, float]], digits: int = 1) -> Estimate:
-    """The mean of values that each have an error of their own, which stands where the values are all alike."""
-    values = [value for value, _ in found]
-    spread = stdev(values) if len(values) > 1 else 0.0
-    if spread > _ALIKE:
-        return Estimate(fmean(values), spread / math.sqrt(len(values)), digits=digits)
-    return Estimate(values[0], found[0][1], lone=True, digits=digits)
+def _over(found: Sequence[Estimate], digits: int) -> Mean:
+    values = [one.value for one in found]
+    mean = over_seeds(values, found[0].stderr)
+    assert mean is not None
+    return Mean(mean.value, mean.stderr, len(values), alike(values), digits)
 
 
-def _methods(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """The runs by what stands before their lines."""
-    kinds: dict[tuple[str, Any], list[Mapping[str, Any]]] = {}
+def _by_seed(runs: Sequence[_Run]) -> dict[int, list[_Run]]:
+    seeds: dict[int, list[_Run]] = {}
+    for run in runs:
+        seeds.setdefault(run["seed"], []).append(run)
+    return seeds
+
+
+def _methods(runs: Sequence[_Run]) -> Iterable[list[_Run]]:
+    """The runs, by what they have in one line."""
+    kinds: dict[tuple[str, Any], list[_Run]] = {}
     for run in runs:
         kinds.setdefault((run["method"], run.get("keep")), []).append(run)
-    return {_title(method, some): some for (method, _), some in kinds.items()}
+    return kinds.values()
 
 
-def _title(method: str, runs: Sequence[Mapping[str, Any]]) -> str:
+def _title(runs: Sequence[_Run]) -> str:
+    method = runs[0]["method"]
     if not method:
         return "full model"
     keep, stored = runs[0]["keep"], fmean(run["stored"] for run in runs)
@@ -198,21 +216,7 @@ def _title(method: str, runs: Sequence[Mapping[str, Any]]) -> str:
     return f"{method}{asked} ({100 * stored:.1f} %)"
 
 
-def _share(score: Mapping[str, Any]) -> tuple[float, float]:
-    return 100 * score["acc"], 100 * score["acc_stderr"]
-
-
-def _nll(score: Mapping[str, Any]) -> tuple[float, float]:
-    return score["nll"], score["nll_stderr"]
-
-
-def _perplexity(score: Mapping[str, Any]) -> tuple[float, float]:
-    """And its standard error, to the first order."""
-    value = math.exp(min(score["nll"], 700.0))
-    return value, value * score["nll_stderr"]
-
-
-def _plain(cell: str | Estimate | None) -> str:
+def _plain(cell: str | Mean | None) -> str:
     return "" if cell is None else str(cell)
 
 
@@ -223,8 +227,9 @@ _ESCAPED = {
 }  # fmt: skip
 
 
-def _tex(cell: str | Estimate | None) -> str:
-    if isinstance(cell, Estimate):
+def _tex(cell: str | Mean | None) -> str:
+    if isinstance(cell, Mean):
         mark = r"^{\dagger}" if cell.lone else ""
-        return rf"${cell.value:.{cell.digits}f}{mark}_{{\pm {cell.stderr:.{cell.digits}f}}}$"
+        spread = "" if cell.stderr is None else rf"_{{\pm {cell.stderr:.{cell.digits}f}}}"
+        return f"${cell.value:.{cell.digits}f}{mark}{spread}$"
     return "".join(_ESCAPED.get(letter, letter) for letter in cell or "")
