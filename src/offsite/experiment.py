@@ -270,7 +270,11 @@ class _Stages:
             return [point._asdict() for point in fresh.curve]
 
         self.bench.cache.forget(self._curve)
-        self.once(self._curve, make)
+        try:
+            self.once(self._curve, make)
+        except UserError:  # a run that ran away, which would do so again
+            remove(self._work)
+            raise
         remove(self._work)
         return tuned[0]
 

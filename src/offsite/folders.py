@@ -2,7 +2,7 @@
 
 What is being written is called `.NAME.partial-ID` until it is whole, and its writer holds a lock (flock) on it,
 which the system lets go however the writer ends. What nobody holds was left by a kill: who next writes at NAME
-sweeps it. Where there are no such locks (Windows, some network disks) all works but the sweeping.
+sweeps it. Where there are no such locks (Windows, some network disks) nothing is swept, and nobody kept out.
 """
 
 from __future__ import annotations

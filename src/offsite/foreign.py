@@ -21,7 +21,7 @@ from offsite.errors import UserError, brief, printable
 Header = tuple[torch.dtype, tuple[int, ...]]
 """What a safetensors file says of a tensor before it is read: its type and shape."""
 
-_MOST_TEXT = 2 << 20  # bytes; ample for a thousand layers of shared tensors
+MOST_TEXT = 2 << 20  # bytes; ample for a thousand layers of shared tensors
 _MOST_MARKS = 200_000  # each may be a list or a dict in memory, of some hundred bytes
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _MOST_DIMENSIONS = 8
@@ -29,7 +29,7 @@ _CHUNK = 1 << 20  # values looked at together
 _MOST_DENORMAL = 0.1  # of a tensor's values; honest ones have next to none
 
 
-def read_text(file: Path, most: int = _MOST_TEXT) -> str:
+def read_text(file: Path, most: int = MOST_TEXT) -> str:
     """The text of a file of at most so many bytes."""
     if file.stat().st_size > most:
         raise UserError(f"{file} is larger than any honest one; ask the sender for it again.")
@@ -62,7 +62,7 @@ def headers(file: Path) -> dict[str, Header]:
     size = file.stat().st_size
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
-        if size < 8 or not 2 <= length <= min(size - 8, _MOST_TEXT):
+        if size < 8 or not 2 <= length <= min(size - 8, MOST_TEXT):
             _refuse(file, f"it says that its header has {length} bytes")
         raw = stream.read(length)
     try:

@@ -25,12 +25,12 @@ from offsite.bundle import CARD, SIGNATURE
 from offsite.emulator import EmulatorCard, is_emulator
 from offsite.errors import UserError, brief
 from offsite.folders import check_parent, mend, write_text
+from offsite.foreign import MOST_TEXT
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
     from model_signing import hashing, manifest
 
-_CARD_LIMIT = 16 << 20  # as `bundle` has it
 _KEY_LIMIT = 1 << 16
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")
 
@@ -212,7 +212,7 @@ class _Checked:
         """Each file is as large as the signed card says, so that no more is hashed than was signed."""
         card = self.path / CARD
         size = card.stat().st_size
-        if size > _CARD_LIMIT or hashlib.sha256(card.read_bytes()).hexdigest() != self.signed[CARD]:
+        if size > MOST_TEXT or hashlib.sha256(card.read_bytes()).hexdigest() != self.signed[CARD]:
             raise self._refusal(CARD, "was altered after it was signed")
         said = bundle.read_object(card).get("files")
         entries = TypeAdapter(dict[str, bundle.FileEntry]).validate_python(said)

@@ -284,7 +284,7 @@ def _arguments(config: TrainConfig, work: Path, check: bool, half: bool) -> Trai
     logged = max(1, config.steps // 30)
     while every % logged:  # a loss is a mean since the one before, of which a resumed run knows nothing
         logged -= 1
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(work.resolve()),
         max_steps=config.steps,
         per_device_train_batch_size=config.batch_size,
@@ -311,6 +311,9 @@ def _arguments(config: TrainConfig, work: Path, check: bool, half: bool) -> Trai
         prediction_loss_only=True,
         log_level="error",
     )
+    # Several would make one step of a batch for each, of the schedule of one.
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments
 
 
 def _last_checkpoint(work: Path) -> Path | None:

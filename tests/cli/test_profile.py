@@ -240,10 +240,10 @@ class TestInterrupted:
     ):
         line = asked("compress M -o O --method slow --text T --distill 2", world, here / "out")
 
-        def stopped(*_):
+        def stopped(*_, **__):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("offsite.cli.compress._distill", stopped)
+        monkeypatch.setattr("offsite.owner.distill.align", stopped)
         assert command(*line).code == 130
         assert names(here) == [".out.profiling", "thesis"]
         monkeypatch.undo()

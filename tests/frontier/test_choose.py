@@ -197,8 +197,8 @@ class TestAnswer:
         ("found", "said"),
         [
             (Frontier(POINTS[:4], ENDS, ALL), "; 4 of 4 were scored."),
-            (Frontier(POINTS, ENDS, ALL, 1), "; 4 of 5 were scored, 1 chosen by their cosine, which had ranked "
-             "the 3 others rightly."),
+            (Frontier(POINTS, ENDS, ALL, 1), "; 4 of 5 were scored, 1 chosen by their cosine, which ranked "
+             "the 3 others rightly by then."),
             (Frontier(POINTS, ENDS, ALL), "; 4 of 5 were scored, spread over the range, for their cosine has "
              "not shown that it ranks them rightly."),
         ],

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from offsite.errors import UserError
-from offsite.frontier.grid import Grid, before, in_words, parse_keeps, parse_split
-from offsite.owner.methods import METHODS
+from offsite.frontier.grid import Grid, in_words, parse_keeps, parse_split
+from offsite.owner.methods import METHODS, before
 from offsite.split import Split
 
 SPLIT = Split(2, 2)

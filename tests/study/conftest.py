@@ -35,7 +35,11 @@ def recipe(data):
     """`recipe(**changes)`: two methods, one with a profile, on two tasks with two seeds."""
 
     def made(**changes):
-        asked = {"model": "tiny", "tasks": [str(data / "ask.jsonl"), str(data / "tell.jsonl")], "seeds": [0, 1]}
+        asked = {
+            "model": "hub/tiny",
+            "tasks": [str(data / "ask.jsonl"), str(data / "tell.jsonl")],
+            "seeds": [0, 1],
+        }
         asked |= {"text": str(data / "text.txt"), **PAIRS, **changes}
         return Recipe.model_validate(asked)
 

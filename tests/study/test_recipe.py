@@ -10,8 +10,8 @@ from offsite.errors import UserError
 from offsite.study import Recipe, read
 from tests.bundles import is_sentence
 
-GOOD = "model: tiny\nmethods: [gradot]\ntasks: arc_easy\n"
-BARE = "model: tiny\ntasks: arc_easy\n"
+GOOD = "model: hub/tiny\nmethods: [gradot]\ntasks: arc_easy\n"
+BARE = "model: hub/tiny\ntasks: arc_easy\n"
 
 WRONG = {
     "": "holds no recipe",
@@ -32,7 +32,8 @@ WRONG = {
     GOOD + "model: other": "line 4: 'model' stands there twice",
     GOOD + "text: wikitxt2": "'wikitxt2' is neither a text nor a file; did you mean 'wikitext2'?",
     GOOD + "train: arc_esy": "line 4: 'arc_esy' is neither a task nor a file; did you mean 'arc_easy'?",
-    "model: tiny\nmethods: [gradot]\n": "the recipe lacks 'tasks'",
+    "model: hub/tiny\nmethods: [gradot]\n": "the recipe lacks 'tasks'",
+    "model: smolm2-135m\nmethods: [gradot]\ntasks: arc_easy": "line 1: 'smolm2-135m' is neither a folder",
     BARE + "methods: gradto": "line 3: There is no method 'gradto'; did you mean 'gradot'?",
     BARE + "methods: ['gradot:fmor=paper']": "no knob 'fmor'; did you mean 'form'?",
     BARE + "methods: [{method: scaleot, alhpa: 1}]": "no knob 'alhpa'; did you mean 'alpha'?",
@@ -40,8 +41,8 @@ WRONG = {
     BARE + "methods: [{method: scaleot+gradot, betta: 1}]": "has a knob 'betta'",
     BARE + "methods: [{name: scaleot}]": "is no method; write",
     BARE + "methods: [uniform~many]": "asks to distill for 'many' steps",
-    "model: tiny\nmethods: [gradot]\ntasks: [arc_easy, arc_esy]": "line 3: 'arc_esy' is neither a task",
-    "model: tiny\nmethods: [gradot]\ntasks: wikipedia": "'wikipedia' is neither a task nor a file",
+    "model: hub/tiny\nmethods: [gradot]\ntasks: [arc_easy, arc_esy]": "line 3: 'arc_esy' is neither a task",
+    "model: hub/tiny\nmethods: [gradot]\ntasks: wikipedia": "'wikipedia' is neither a task nor a file",
 }  # fmt: skip
 
 
@@ -82,7 +83,7 @@ def test_methods_are_words_mappings_chains_and_distilled():
         {"method": "crash", "share": False},
     ]
     recipe = Recipe.model_validate(
-        {"model": "tiny", "methods": methods, "tasks": "arc_easy", "keeps": [0.5, 0.7]}
+        {"model": "hub/tiny", "methods": methods, "tasks": "arc_easy", "keeps": [0.5, 0.7]}
     )
     assert recipe.methods == (
         "gradot:form=paper", "scaleot:alpha=0.25", "uniform~9", "scaleot:alpha=0.25+gradot:form=paper",

@@ -79,7 +79,11 @@ def whole(data, tokenizer, tmp_path_factory):
     from offsite.study import Recipe, run
     from tests.study.conftest import PAIRS
 
-    asked = PAIRS | {"methods": ["uniform~2", "src:beta=0.5"], "model": "tiny", "text": str(data / "text.txt")}
+    asked = PAIRS | {
+        "methods": ["uniform~2", "src:beta=0.5"],
+        "model": "hub/tiny",
+        "text": str(data / "text.txt"),
+    }
     recipe = Recipe.model_validate(asked | {"tasks": str(data / "ask.jsonl")})
     runs = run(recipe, tiny_model("llama"), tokenizer, tmp_path_factory.mktemp("whole"))["runs"]
     return [{name: value for name, value in one.items() if name != "seconds"} for one in runs]

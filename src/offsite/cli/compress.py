@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from offsite.cli.options import Force, Json, Model, Seed, Text
-from offsite.cli.profile import DEFAULT, Knobs, Methods, Profiles, learn, worth
+from offsite.cli.profile import DEFAULT, Knobs, Methods, Profiles, worth
 from offsite.cli.shell import beside, console, emit, leftovers, outputs, staged_with
+from offsite.owner.learn import learn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -69,8 +70,9 @@ def command(
     """Profile, plan, build, save the bundle and the owner's receipt."""
     read: list[str | Path] = [model, text, *(profiles or [])]
     private = outputs(out, receipt, force, read)
-    from offsite import models
+    from offsite import models, tasks
     from offsite.owner.build import build, keep_of
+    from offsite.owner.distill import align
     from offsite.owner.methods.base import check_keep
     from offsite.owner.receipt import write_receipt
     from offsite.owner.stages import plan
@@ -89,7 +91,7 @@ def command(
         name = "+".join(one.name for one, _ in stages)
         emulator = build(whole, split, blueprint, method=name, tokenizer=tokenizer)
         if distill:
-            _distill(emulator, whole, text, distill, seed, work)
+            align(emulator, whole, tasks.texts(text), steps=distill, seed=seed, work=work)
         kept = keep_of(emulator, whole)
         with staged_with(private, out) as (notes, folder):
             emulator.save(folder)
@@ -101,14 +103,16 @@ def _chosen(
     folders: list[Path], method: str | None, knobs: list[str], seed: int, bottom: int | None, top: int | None
 ) -> tuple[list[tuple[Method, Profile | None]], Split]:
     """The methods in their order, each with its profile if there is one, and the split that profiles say."""
-    from offsite.owner.methods import chain, seeded
+    from offsite.errors import UserError
+    from offsite.owner.methods import before, chain
     from offsite.owner.profile import Profile
     from offsite.split import Split
 
     profiles = [Profile.load(folder) for folder in folders]
     words = method.split("+") if method else [p.method for p in profiles] or [DEFAULT]
-    before = {word: seeded(word, seed) for word in words} | {p.method: p.knobs for p in profiles}
-    methods = chain(words, knobs, before)
+    if len({p.method for p in profiles}) < len(profiles):
+        raise UserError(f"Several profiles are of {profiles[0].method}; give one for each method.")
+    methods = chain(words, knobs, before(words, seed, profiles))
     for profile in profiles:
         next((one for one in methods if one.name == profile.method), methods[0]).check(profile)
     split = profiles[0].split if profiles else Split()
@@ -143,18 +147,6 @@ def _learnt(
         return learn(method, model, tokenizer, split, text, parts[method.name])
 
     return [(method, profile or made(method)) for method, profile in chosen]
-
-
-def _distill(emulator: Emulator, model: PreTrainedModel, text: str, steps: int, seed: int, work: Path) -> None:
-    from offsite import tasks
-    from offsite.owner.distill import DistillConfig, distill
-    from offsite.text import blocks
-
-    assert emulator.tokenizer is not None
-    config = DistillConfig(steps=steps, seed=seed)
-    count = config.steps * config.batch_size
-    tokens = blocks(tasks.texts(text), emulator.tokenizer, config.length, None)[:count]
-    distill(emulator, model, tokens, config, work=work, resume=True)
 
 
 def _show(emulator: Emulator, kept: float, out: Path, private: Path, json: bool) -> None:

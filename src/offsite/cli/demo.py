@@ -23,7 +23,7 @@ Example: `offsite demo --quick`
 def command(
     out: Annotated[Path, typer.Option("-o", "--output", help="Folder for all that it makes.")] = Path("demo"),
     quick: Annotated[
-        bool, typer.Option("--quick", help="A minute instead of five: fewer steps, rows.")
+        bool, typer.Option("--quick", help="A minute instead of four: fewer steps, rows.")
     ] = False,
 ) -> None:
     """Run the commands of the story, one after the other, in this process."""

@@ -81,6 +81,7 @@ def _open(path: str, adapter: Path | None) -> tuple[PreTrainedModel, PreTrainedT
     if tuned:
         _refuse_stranger(emulator.digest, tuned.emulator)
         swap(emulator.model, tuned)
+    emulator.model.to(models.device())  # type: ignore[arg-type]
     return emulator.model, emulator.tokenizer
 
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from offsite.cli.options import Force, Json, Limit, Model, Rank, Seed, Stages, Tasks, Text, Train, words
-from offsite.cli.profile import Knobs, Methods, Profiles, learn, worth
+from offsite.cli.profile import Knobs, Methods, Profiles, worth
 from offsite.cli.shell import beside, console, emit, output, stages
 from offsite.cli.tables import frontier_table
 from offsite.folders import staged, write_json
+from offsite.owner.learn import learn
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -123,7 +124,8 @@ def command(
         candidates = [serve.candidate(grid, point) for point in settings]
         found = explore(whole, tokenizer, candidates, tokens, experiment, work=work, most=most, wish=wish)
         results = {"kind": "frontier", **about, **found.told(), **record(seed), "command": None}
-        results["notes"] = Bench(whole, tokenizer, candidates[0].split, Cache(work)).notes(experiment)
+        notes = Bench(whole, tokenizer, candidates[0].split, Cache(work)).notes(experiment)
+        results["notes"] = [*notes, *found.failed]
         _write(results, found, serve, grid, out)
     emit(results, json, lambda: _show(results, found, out))
 
@@ -174,7 +176,7 @@ def _grid(
     seed: int,
 ) -> Grid:
     from offsite.frontier import grid
-    from offsite.owner.methods import DEFAULT
+    from offsite.owner.methods import DEFAULT, before
 
     names = method.split("+") if method else list(dict.fromkeys(each.method for each in profiles)) or [DEFAULT]
     cuts = [grid.parse_split(word) for word in words(splits)] if splits else []
@@ -184,7 +186,7 @@ def _grid(
         varied,
         grid.parse_keeps(words(keeps) if keeps else []),
         cuts,
-        grid.before(names, seed, profiles),
+        before(names, seed, profiles),
     )
 
 
@@ -237,7 +239,10 @@ class _Profiles:
         folders = [folder for folder, profile in self.given.items() if any(profile is each for each in used)]
         call = ["offsite", "compress", model, "-o", str(out), "--method", candidate.method]
         call += [word for folder in folders for word in ("--profile", str(folder))]
-        for knob in (*grid.fixed, *(f"{name}={value}" for name, value in knobs(candidate.settings).items())):
+        given = set(map(id, self.given.values()))
+        anew = [method for method, profile in candidate.stages if id(profile) not in given]
+        before = {knob: value for method in anew for knob, value in _unusual(grid, method, seed).items()}
+        for knob in (*_set(before), *grid.fixed, *_set(knobs(candidate.settings))):
             call += ["--set", knob]
         call += ["--keep", str(candidate.settings["keep"])] if "keep" in candidate.settings else []
         call += ["--bottom", str(candidate.split.bottom), "--top", str(candidate.split.top)]
@@ -266,6 +271,18 @@ class _Profiles:
                 return profile
         work = self.work / f"profile-{method.name}-{split.bottom}-{split.top}"
         return learn(method, self.model, self.tokenizer, split, self.text, work)
+
+
+def _unusual(grid: Grid, method: Method, seed: int) -> Mapping[str, object]:
+    """The knobs that a profile made before says of a method, where nobody else would say them."""
+    from offsite.owner.methods import method_named, seeded
+
+    usual = method_named(method.name, (), seeded(method.name, seed)).knobs
+    return {knob: value for knob, value in grid.before[method.name].items() if usual.get(knob) != value}
+
+
+def _set(knobs: Mapping[str, object]) -> list[str]:
+    return [f"{name}={value}" for name, value in knobs.items()]
 
 
 def _worth(work: Path) -> bool:

@@ -5,7 +5,7 @@ So a mistyped name is refused at once, before torch and transformers are importe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -21,7 +21,7 @@ def words(listed: str) -> list[str]:
     """The words of a list with commas, none of them blank."""
     found = [word.strip() for word in listed.split(",")]
     if not all(found):
-        raise UserError(f"There is a blank word in {listed!r}; name tasks with a comma between two.")
+        raise UserError(f"There is a blank word in {listed!r}; put one comma between two words.")
     return found
 
 
@@ -55,6 +55,13 @@ def a_model_or_recipe(word: str) -> None:
 def a_bundle(path: Path) -> None:
     """For the folder of a bundle."""
     card_of(path)
+
+
+@_checked
+def some_bundles(paths: Sequence[Path]) -> None:
+    """For several folders."""
+    for path in paths:
+        card_of(path)
 
 
 @_checked

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from offsite.cli.options import Force, Json, a_bundle, a_model, a_text
+from offsite.cli.options import Force, Json, a_bundle, a_model, a_text, some_bundles
 from offsite.cli.shell import emit, mark, outputs, staged_with
 from offsite.folders import write_json
 
@@ -41,7 +41,9 @@ MaxShift = Annotated[
 ]
 Expect = Annotated[
     list[Path] | None,
-    typer.Option(help="An adapter you tuned: warn of moves above twice its own; may be repeated."),
+    typer.Option(
+        callback=some_bundles, help="An adapter you tuned: warn of moves above twice its own; may be repeated."
+    ),
 ]
 PublicText = Annotated[
     str | None,
@@ -64,7 +66,7 @@ def command(
     json: Json = False,
 ) -> None:
     """Check that the adapter is for this model, plug it in, save."""
-    private = outputs(out, None, force, [model, adapter])
+    private = outputs(out, None, force, [model, adapter, *(expect or ()), *([text] if text else [])])
     from offsite import audit, checkpoint, models
     from offsite.adapter import Adapter
     from offsite.cli import audits

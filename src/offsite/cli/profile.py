@@ -10,7 +10,7 @@ import typer
 
 from offsite.cli.options import Force, Json, Model, Seed, Text
 from offsite.cli.shell import beside, console, emit, leftovers, output
-from offsite.owner.learn import learn as learn  # the other commands that profile have it from here
+from offsite.owner.learn import learn
 
 if TYPE_CHECKING:
     from offsite.owner.profile import Profile

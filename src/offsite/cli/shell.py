@@ -69,8 +69,8 @@ def run(app: typer.Typer, args: Sequence[str] | None = None) -> int:
         return _say(*_explained(app, error))
     if code == INTERRUPTED:  # typer makes this of KeyboardInterrupt
         return _say(
-            "Interrupted, with nothing half-written left; tune --resume, profile, compress and compare go on "
-            "from what they had done.",
+            "Interrupted, with nothing half-written left; tune --resume, profile, compress, compare and "
+            "frontier go on from what they had done.",
             INTERRUPTED,
         )
     return code if isinstance(code, int) else 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from offsite.bundle import digest
 from offsite.emulator import Emulator
+from offsite.errors import UserError
 from offsite.experiment import Bench, Cache, Experiment
 from offsite.frontier import choose
 from offsite.frontier.answer import verdict
 from offsite.frontier.choose import ESTIMATES, FEWEST, TRUSTED, Point, Wish
-from offsite.frontier.grid import KEEP, Settings
+from offsite.frontier.grid import KEEP, Settings, in_words
 from offsite.owner.blueprint import Blueprint
 from offsite.owner.build import build, keep_of
-from offsite.owner.fidelity import fidelity, gradient
-from offsite.owner.findings import Findings
+from offsite.owner.fidelity import Gradient, fidelity, gradient
+from offsite.owner.findings import MARK, Findings
+from offsite.owner.profile import CARD
 from offsite.owner.stages import Stage, plan
 from offsite.split import Split
 
@@ -81,6 +83,8 @@ class Frontier:
     """How many were scored because the cheap estimate, which had ranked those before rightly, chose them."""
     same: int = 0
     """How many settings made an emulator that others had made already, and are left out."""
+    failed: Sequence[str] = ()
+    """A sentence for each of which there are no figures, or no scores."""
 
     @property
     def chosen(self) -> int | None:
@@ -113,7 +117,7 @@ class Frontier:
         said = f"{done} of {count} were scored"
         if self.foretold:
             others = f"the {done - self.foretold} others"
-            return f"{said}, {self.foretold} chosen by their {TRUSTED}, which had ranked {others} rightly"
+            return f"{said}, {self.foretold} chosen by their {TRUSTED}, which ranked {others} rightly by then"
         return f"{said}, spread over the range, for their {TRUSTED} has not shown that it ranks them rightly"
 
 
@@ -134,24 +138,34 @@ def explore(
     on, and by the emulator's own zero-shot. First a spread of the points is scored, by the order of the cosine:
     half of `most`, FEWEST at the least. While the cosine predicts those scored (see `choose`), it says which to
     score next; while it does not, the spread goes on. Each is held against zero-shot and fine-tuned of its own
-    split. One emulator is in memory at a time; `model` comes back as it was. What is done is kept in `work`:
+    split. What fails, as a tuning that runs away, costs itself only; a UserError where nothing could be scored.
+    One emulator is in memory at a time; `model` comes back as it was. What is done is kept in `work`:
     interrupted and called again with the same, it goes on from there.
     """
     wish = wish or Wish()
     benches = {each.split: Bench(model, tokenizer, each.split, Cache(work)) for each in candidates}
-    known, same = _estimated(benches, candidates, tokens, experiment)
+    failed: list[str] = []
+    known = _estimated(benches, candidates, tokens, experiment, failed)
+    same = len(candidates) - len(known) - len(failed)
     ends = functools.cache(lambda split: benches[split].ends(experiment)["rows"])
     points = [point for _, point in known]
 
     def score(place: int) -> None:
         candidate, point = known[place]
         bench = benches[candidate.split]
-        make = functools.partial(_made, candidate, bench)
-        trial = bench.trial({"tensors": point.digest}, make, experiment)
-        points[place] = point.scored(trial["rows"], ends(candidate.split))
+        make, around = functools.partial(_made, candidate, bench), ends(candidate.split)
+        try:
+            trial = bench.trial({"tensors": point.digest}, make, experiment)
+        except UserError as error:
+            failed.append(_why(candidate, error))
+            points[place] = replace(point, failed=True)
+        else:
+            points[place] = point.scored(trial["rows"], around)
 
     foretold = _scored(points, score, min(most, len(points)), wish)
-    return Frontier(points, ends(known[0][0].split), wish, foretold, same)
+    if all(point.rows is None for point in points):
+        raise UserError(failed[-1])
+    return Frontier(points, ends(known[0][0].split), wish, foretold, same, failed)
 
 
 def _scored(points: list[Point], score: Callable[[int], None], most: int, wish: Wish) -> int:
@@ -162,38 +176,64 @@ def _scored(points: list[Point], score: Callable[[int], None], most: int, wish: 
     for turn in range(most):
         trusted = turn >= first and choose.predicts(points, wish)
         foretold += trusted
-        left = (place for place in order if points[place].rows is None)
+        left = (place for place in order if points[place].open)
         score(choose.most_promising(points, wish) if trusted else next(left))
     return foretold
 
 
 def _estimated(
-    benches: Mapping[Split, Bench], candidates: Sequence[Candidate], tokens: Tensor, experiment: Experiment
-) -> tuple[list[tuple[Candidate, Point]], int]:
-    """Each different emulator with its estimates, by the first candidate that makes it; how many others do."""
+    benches: Mapping[Split, Bench],
+    candidates: Sequence[Candidate],
+    tokens: Tensor,
+    experiment: Experiment,
+    failed: list[str],
+) -> list[tuple[Candidate, Point]]:
+    """Each different emulator with its estimates, by the first candidate that makes it."""
     text = digest({"tokens": tokens})
     full = functools.cache(lambda split: gradient(benches[split].model, split, tokens))
     known: dict[tuple[str, Split], tuple[Candidate, Point]] = {}
     for candidate in candidates:
         bench = benches[candidate.split]
-        emulator = functools.cache(functools.partial(_made, candidate, bench))
+        try:
+            point = _estimate(candidate, bench, tokens, text, full, experiment)
+        except UserError as error:
+            failed.append(_why(candidate, error))
+        else:
+            known.setdefault((point.digest, candidate.split), (candidate, point))
+    if not known:
+        raise UserError(failed[-1])
+    return list(known.values())
 
-        def weigh(bench: Bench = bench, made: Callable[[], Emulator] = emulator) -> dict[str, Any]:
-            found = fidelity(made(), bench.model, tokens, full(bench.split))
-            return {
-                "digest": digest(made().model.state_dict()),
-                "stored": keep_of(made(), bench.model),
-                "estimate": {name: getattr(found, name) for name in ESTIMATES},
-            }
 
-        key = {"stage": "estimate", "model": bench.digest, "text": text, **candidate.key()}
-        told = bench.cache.once(key, weigh)
-        row = bench.zero_shot({"tensors": told["digest"]}, emulator, experiment)
-        nll = choose.mean({"": row}, "", "nll")
-        estimate = told["estimate"] | ({} if nll is None else {choose.ZERO_SHOT: nll})
-        point = Point(candidate.settings, told["stored"], estimate, told["digest"])
-        known.setdefault((point.digest, candidate.split), (candidate, point))
-    return list(known.values()), len(candidates) - len(known)
+def _estimate(
+    candidate: Candidate,
+    bench: Bench,
+    tokens: Tensor,
+    text: str,
+    full: Callable[[Split], Gradient],
+    experiment: Experiment,
+) -> Point:
+    """The emulator of one candidate, without its scores."""
+    emulator = functools.cache(functools.partial(_made, candidate, bench))
+
+    def weigh() -> dict[str, Any]:
+        found = fidelity(emulator(), bench.model, tokens, full(bench.split))
+        return {
+            "digest": digest(emulator().model.state_dict()),
+            "stored": keep_of(emulator(), bench.model),
+            "estimate": {name: getattr(found, name) for name in ESTIMATES},
+        }
+
+    key = {"stage": "estimate", "model": bench.digest, "text": text, **candidate.key()}
+    told = bench.cache.once(key, weigh)
+    row = bench.zero_shot({"tensors": told["digest"]}, emulator, experiment)
+    nll = choose.mean({"": row}, "", "nll")
+    estimate = told["estimate"] | ({} if nll is None else {choose.ZERO_SHOT: nll})
+    return Point(candidate.settings, told["stored"], estimate, told["digest"])
+
+
+def _why(candidate: Candidate, error: UserError) -> str:
+    return f"There are no figures of {in_words(candidate.settings)}: {error}"
 
 
 def _made(candidate: Candidate, bench: Bench) -> Emulator:
@@ -217,5 +257,6 @@ def _told(point: Point) -> dict[str, Any]:
 def _learnt(findings: Mapping[str, Tensor]) -> str:
     """What stands for the findings: the card of those that were saved, the mark of those made on the way."""
     folder = findings.folder if isinstance(findings, Findings) else None
-    files = [folder / name for name in ("profile.json", "mark")] if folder else []
-    return next((file.read_text(encoding="utf-8") for file in files if file.is_file()), "")
+    files = [folder / name for name in (CARD, MARK)] if folder else []
+    said = (file.read_text(encoding="utf-8") for file in files if file.is_file())
+    return next(said, None) or digest(dict(findings))

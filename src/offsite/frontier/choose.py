@@ -46,6 +46,8 @@ class Point:
     digest: str = ""
     """Of all its tensors."""
     rows: Rows | None = None
+    failed: bool = False
+    """Whether it was tried and there are no rows of it."""
     gap: float | None = None
     """Δ: plugged in minus emulator tuned, accuracy points, on the mean of the tasks that have an accuracy."""
     gap_stderr: float | None = None
@@ -74,6 +76,11 @@ class Point:
             gain_stderr=None if said.share is None else said.share.stderr,
             fall=zero.value - plugged.value if zero and plugged else None,
         )
+
+    @property
+    def open(self) -> bool:
+        """Whether it could be scored next."""
+        return self.rows is None and not self.failed
 
     @property
     def cost(self) -> float | None:
@@ -201,7 +208,7 @@ def most_promising(points: Sequence[Point], wish: Wish) -> int:
         beyond = -point.estimate[TRUSTED]  # decides where no scored point comes after it
         return wish.lacks(replace(point, gap=gap, gain=gain)), -(fall or 0.0), beyond
 
-    return min((place for place, point in enumerate(points) if point.rows is None), key=rank)
+    return min((place for place, point in enumerate(points) if point.open), key=rank)
 
 
 def undominated(points: Sequence[Point]) -> list[int]:

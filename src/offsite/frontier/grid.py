@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, fields
 from itertools import product
 
 from offsite.errors import UserError
-from offsite.owner.methods import METHODS, chain, seeded
+from offsite.owner.methods import METHODS, chain
 from offsite.owner.methods.base import Method, check_keep
-from offsite.owner.profile import Knobs, Profile
+from offsite.owner.profile import Knobs
 from offsite.split import Split
 
 Settings = dict[str, bool | int | float | str]
@@ -81,11 +81,6 @@ class Grid:
                 "--keeps out, or those knobs."
             )
         return [None]
-
-
-def before(words: Sequence[str], seed: int, profiles: Sequence[Profile]) -> dict[str, Knobs]:
-    """The knobs that methods start from, as in `offsite compress`: the seed, or those of their profiles."""
-    return {word: seeded(word, seed) for word in words} | {each.method: each.knobs for each in profiles}
 
 
 def knobs(point: Settings) -> Settings:

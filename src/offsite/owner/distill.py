@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from offsite import bundle
-from offsite.decoder import Decoder, output_at, own
+from offsite.decoder import Decoder, longest, output_at, own
 from offsite.emulator import Emulator
 from offsite.harmonizers import hung
+from offsite.text import blocks
 from offsite.training import Batch, Loss, Point, TrainConfig, fit, only
 
 
@@ -60,6 +62,17 @@ def distill(
             loss=_alignment(emulator, model, config.align), collate=_stack,
             work=work, mark=mark, resume=resume, what="Distilling",
         )  # fmt: skip
+
+
+def align(
+    emulator: Emulator, model: PreTrainedModel, texts: Sequence[str], *, steps: int, seed: int, work: Path
+) -> None:
+    """`distill` for so many `steps`, each on new blocks of the `texts` while they last; goes on from `work`."""
+    assert emulator.tokenizer is not None, "the owner's emulators come with one"
+    config = DistillConfig(steps=steps, seed=seed, length=min(DistillConfig.length, longest(model)))
+    count = config.steps * config.batch_size
+    tokens = blocks(texts, emulator.tokenizer, config.length, None)[:count]
+    distill(emulator, model, tokens, config, work=work, resume=True)
 
 
 def _alignment(emulator: Emulator, model: PreTrainedModel, weight: float) -> Loss:

@@ -19,7 +19,7 @@ from offsite.folders import write_text
 
 SUFFIX = ".safetensors"
 """Of the file of a part."""
-_MARK = "mark"
+MARK = "mark"
 _PARTIAL = ".partial-"  # in the name of what is being written; a kill leaves such
 
 
@@ -63,7 +63,7 @@ class Findings(Mapping[str, Tensor]):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         if self._mark is not None and not _bears(self.folder, self._mark):
-            write_text(self.folder / _MARK, self._mark)
+            write_text(self.folder / MARK, self._mark)
         _save(ready, self._file(part))
 
     def drop(self, part: str) -> None:
@@ -165,20 +165,20 @@ def _opened(file: Path) -> Iterator[Any]:
 
 
 def _bears(work: Path, mark: str) -> bool:
-    file = work / _MARK
+    file = work / MARK
     return file.is_file() and file.read_text(encoding="utf-8", errors="replace") == mark
 
 
 def _clear(work: Path, *, all_parts: bool) -> None:
     """Remove from `work` the parts that are unreadable, or `all_parts`."""
     files = [file for file in work.iterdir() if _PARTIAL not in file.name]
-    if files and not (work / _MARK).is_file():
+    if files and not (work / MARK).is_file():
         raise UserError(f"{str(work)!r} holds other things than what was learnt; name a new folder to work in.")
     for file in files:
         if file.suffix == SUFFIX and (all_parts or not _readable(file)):
             file.unlink()
     if all_parts:
-        (work / _MARK).unlink(missing_ok=True)
+        (work / MARK).unlink(missing_ok=True)
 
 
 def _readable(file: Path) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -72,10 +72,11 @@ class Profile:
         """The indices of the middle layers."""
         return self.split.middle(len(self.sizes))
 
-    def mark(self, tokens: Tensor | None) -> str:
-        """Stands for all that findings hang on: model, split, method, knobs, `tokens` and versions."""
+    def mark(self, tokens: Tensor | None, learnt_with: Sequence[str]) -> str:
+        """Stands for all that findings hang on: model, split, method, the knobs named, `tokens`, versions."""
         text = "" if tokens is None else digest({"tokens": tokens})
-        told = (self.parent, self.split, self.method, sorted(self.knobs.items()), text)
+        knobs = [(knob, self.knobs.get(knob)) for knob in learnt_with]
+        told = (self.parent, self.split, self.method, knobs, text)
         return hashlib.sha256(repr((told, versions(("offsite", "torch", "transformers")))).encode()).hexdigest()
 
     def check_split(self, split: Split) -> None:

@@ -10,7 +10,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic import model_validator as after
 
-from offsite import tasks
+from offsite import models, tasks
 from offsite.data_owner.tune import TuneConfig
 from offsite.errors import UserError, brief, did_you_mean
 from offsite.owner.methods.base import check_keep
@@ -74,7 +74,7 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str
+    model: Annotated[str, _fit(models.check)]
     """A folder, a named model or a hub id."""
     methods: Annotated[tuple[_Method, ...], *_Several]
     """Words, or mappings of a method and its knobs (see `Chain`)."""

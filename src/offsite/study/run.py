@@ -39,6 +39,8 @@ class Study:
         One tuning that runs away costs its own cell only; a UserError where none of a method came out.
         """
         cells = list(self.recipe.cells())
+        for cell in cells:  # a task out of reach, or a malformed row, is told before any work
+            self.experiment(cell)
         runs: list[Run] = []
         failed: list[str] = []
         for number, cell in enumerate(cells, 1):

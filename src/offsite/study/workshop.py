@@ -9,19 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from offsite import tasks
-from offsite.decoder import longest
 from offsite.emulator import Emulator
 from offsite.errors import UserError
 from offsite.experiment import Bench
 from offsite.folders import remove
 from offsite.owner.build import build
-from offsite.owner.distill import DistillConfig, distill
+from offsite.owner.distill import align
 from offsite.owner.learn import learn
 from offsite.owner.methods.base import Method
 from offsite.owner.profile import Profile
 from offsite.owner.stages import plan
 from offsite.study.chain import Chain
-from offsite.text import blocks
 
 
 @dataclass(frozen=True)
@@ -52,6 +50,8 @@ class Workshop:
 
     def _learnt(self, method: Method) -> Profile:
         """A profile that this method can plan from: of this run, of an earlier one, or new."""
+        if method.calibration is None:  # and needs no text
+            return learn(method, self.bench.model, self.bench.tokenizer, self.bench.split, self.text)
         if not self._profiles:
             self._profiles.extend(map(Profile.load, sorted(self._home.glob("[!.]*"))))
         found = next((profile for profile in self._profiles if _serves(profile, method)), None)
@@ -65,8 +65,6 @@ class Workshop:
         work = self.bench.cache.folder / "profiling" / f"{method.name}-{number}"
         here, saved = self.bench, self._home / f"{method.name}-{number}"
         profile = learn(method, here.model, here.tokenizer, here.split, self.text, work)
-        if not len(profile.findings):
-            return profile
         profile.save(saved, text=self.text)
         remove(work)
         return Profile.load(saved)
@@ -77,10 +75,7 @@ class Workshop:
         key = {"stage": "distilled", "model": here.digest, "emulator": name}
         saved, work = here.cache.place(key, "-emulator"), here.cache.place(key, "-checkpoints")
         if not saved.exists():
-            config = DistillConfig(**name["distill"], length=min(DistillConfig.length, longest(here.model)))
-            count = config.steps * config.batch_size
-            tokens = blocks(self._texts, here.tokenizer, config.length, None)[:count]
-            distill(emulator, here.model, tokens, config, work=work, resume=True)
+            align(emulator, here.model, self._texts, **name["distill"], work=work)
             emulator.save(saved)
             remove(work)
         kept = Emulator.load(saved)

@@ -15,7 +15,7 @@ from offsite.owner.methods.scaleot import ScaleOT
 from offsite.owner.methods.src import SRC
 from offsite.owner.methods.svd import SVD
 from offsite.owner.methods.uniform import Uniform
-from offsite.owner.profile import Knobs
+from offsite.owner.profile import Knobs, Profile
 
 METHODS: dict[str, type[Method]] = {
     method.name: method for method in (GradOT, ScaleOT, SRC, Uniform, Crash, SVD)
@@ -71,6 +71,11 @@ def seeded(name: str, seed: int) -> Knobs:
     """The knob `seed`, where the method of that name has one."""
     has = name in METHODS and "seed" in {field.name for field in fields(METHODS[name])}
     return {"seed": seed} if has else {}
+
+
+def before(words: Sequence[str], seed: int, profiles: Sequence[Profile]) -> dict[str, Knobs]:
+    """The knobs that methods start from: the seed, or those of their profiles."""
+    return {word: seeded(word, seed) for word in words} | {each.method: each.knobs for each in profiles}
 
 
 def _knob(word: str, method: str, known: set[str]) -> tuple[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import ClassVar
@@ -29,6 +28,8 @@ class Method(ABC):
     """What the command line calls it."""
     paper: ClassVar[str]
     """Where it comes from."""
+    planning: ClassVar[frozenset[str]] = frozenset()
+    """The knobs that only `plan` heeds: one profile serves, whatever they are."""
     calibration: ClassVar[tuple[int, int] | None] = None
     """How many blocks of public text, and of how many tokens, `profile` reads; None: it reads no text."""
 
@@ -36,6 +37,11 @@ class Method(ABC):
     def budgeted(self) -> bool:
         """Whether `keep` decides how much stays, rather than the method's own knobs."""
         return True
+
+    @property
+    def learnt_with(self) -> list[str]:
+        """The knobs that `learn` may hang on."""
+        return [knob.name for knob in fields(self) if knob.name not in self.planning]
 
     @property
     def knobs(self) -> Knobs:
@@ -54,7 +60,7 @@ class Method(ABC):
         assert tokens is not None or self.calibration is None, "calibration asks for tokens"
         text = None if tokens is None else (tokens.shape[0], tokens.shape[1])
         bare = Profile.of(model, split, method=self.name, knobs=self.knobs, calibration=text)
-        findings = Findings.resumed(work, bare.mark(tokens))
+        findings = Findings.resumed(work, bare.mark(tokens, self.learnt_with))
         with evaluating(model):
             self.learn(model, split, tokens, findings)
         return replace(bare, findings=findings)
@@ -71,20 +77,17 @@ class Method(ABC):
                 f"The profile is of the method {profile.method!r}, not of {self.name!r}; leave the method out, "
                 f"or profile the model anew with {self.name}."
             )
+        for knob in self.learnt_with:
+            before, now = profile.knobs.get(knob), getattr(self, knob)
+            if before != now:
+                raise UserError(
+                    f"The profile was made with {knob}={before}, not {now}; leave that, or profile the model "
+                    "anew."
+                )
 
     @abstractmethod
     def plan(self, profile: Profile, keep: float) -> Blueprint:
         """What an emulator is made of that stores the share `keep` of the middle's parameters."""
-
-
-def made_with(profile: Profile, method: Method, knobs: Iterable[str]) -> None:
-    """Refuse a profile that was made with other values of these knobs than the method now has."""
-    for knob in knobs:
-        before, now = profile.knobs.get(knob), getattr(method, knob)
-        if before != now:
-            raise UserError(
-                f"The profile was made with {knob}={before}, not {now}; leave that, or profile the model anew."
-            )
 
 
 def check_keep(keep: float) -> None:

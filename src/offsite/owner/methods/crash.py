@@ -24,6 +24,7 @@ class Crash(Method):
 
     name: ClassVar[str] = "crash"
     paper: ClassVar[str] = "CRaSh, arXiv 2310.15477, section 3"
+    planning: ClassVar[frozenset[str]] = frozenset({"share"})
     calibration: ClassVar[tuple[int, int] | None] = (512, 64)
     share: bool = True
     """Whether kept layers also fill the places of the removed ones, so that the depth stays."""

@@ -24,7 +24,7 @@ from offsite.owner.components import (
 from offsite.owner.curvature import Curvature, curvature
 from offsite.owner.factors import evened, fisher_ranks, groups, removed
 from offsite.owner.findings import Findings
-from offsite.owner.methods.base import Method, check_keep, made_with
+from offsite.owner.methods.base import Method, check_keep
 from offsite.owner.profile import Profile
 from offsite.progress import track
 from offsite.split import Split
@@ -42,6 +42,7 @@ class GradOT(Method):
 
     name: ClassVar[str] = "gradot"
     paper: ClassVar[str] = "GradOT, arXiv 2507.04455"
+    planning: ClassVar[frozenset[str]] = frozenset({"lambda_attention", "lambda_channels", "ranks"})
     calibration: ClassVar[tuple[int, int] | None] = (256, 64)  # as short as what adapters are tuned on
     form: Literal["fisher", "paper"] = "fisher"
     """`paper`: singular components of the weight itself, scored by the 1-norm of H d; the same share of all
@@ -80,11 +81,6 @@ class GradOT(Method):
         else:
             rule = by_price(_ALWAYS, self.ranks)
         return blueprint(profile, among, choose(profile, among, keep, rule))
-
-    def check(self, profile: Profile) -> None:
-        """Refuse a profile made by another form, another G or other labels, besides another method's."""
-        super().check(profile)
-        made_with(profile, self, ["form", "evenly", "labels"])
 
     def _with_privacy(self, each: Candidates, profile: Profile) -> Candidates:
         weight = self.lambda_channels if each.channels else self.lambda_attention

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from torch import Tensor
@@ -14,7 +14,7 @@ from offsite.owner.blueprint import Blueprint, Place
 from offsite.owner.factors import factorise
 from offsite.owner.findings import Findings
 from offsite.owner.harmonize import STATE, Harmonizing, check_text, harmonize
-from offsite.owner.methods.base import Method, check_keep, made_with
+from offsite.owner.methods.base import Method, check_keep
 from offsite.owner.methods.src import blurred, check_beta
 from offsite.owner.profile import Profile
 from offsite.split import Split
@@ -33,6 +33,7 @@ class ScaleOT(Harmonizing, Method):
 
     name: ClassVar[str] = "scaleot"
     paper: ClassVar[str] = "ScaleOT, arXiv 2412.09812"
+    planning: ClassVar[frozenset[str]] = frozenset({"alpha", "beta"})
     calibration: ClassVar[tuple[int, int] | None] = (2048, 128)
     alpha: float | None = None
     """The share of the middle's layers that harmonizers stand for; None: as many as `keep` asks for."""
@@ -79,11 +80,6 @@ class ScaleOT(Harmonizing, Method):
         usual = 1.0 if keep == 1 and self.alpha is None else _BETA
         beta = usual if self.beta is None else self.beta
         return blurred(tuple(map(place, profile.middle)), profile.findings, beta)
-
-    def check(self, profile: Profile) -> None:
-        """Refuse a profile of another training; alpha and beta are free."""
-        super().check(profile)
-        made_with(profile, self, ["norm", *(field.name for field in fields(Harmonizing))])
 
     def _count(self, profile: Profile, keep: float) -> int:
         """How many layers are replaced; one at the least stays."""

@@ -14,7 +14,7 @@ from offsite.modules import Weight
 from offsite.owner.blueprint import Blueprint, everything
 from offsite.owner.factors import factorise
 from offsite.owner.findings import Findings
-from offsite.owner.methods.base import Method, made_with
+from offsite.owner.methods.base import Method
 from offsite.owner.profile import Profile
 from offsite.split import Split
 
@@ -25,6 +25,7 @@ class SRC(Method):
 
     name: ClassVar[str] = "src"
     paper: ClassVar[str] = "ScaleOT, arXiv 2412.09812, Selective Rank Compression"
+    planning: ClassVar[frozenset[str]] = frozenset({"beta"})
     calibration: ClassVar[tuple[int, int] | None] = (256, 64)
     beta: float = 0.8
     """The share of each attention matrix's rank that stays."""
@@ -42,11 +43,6 @@ class SRC(Method):
     def learn(self, model: PreTrainedModel, split: Split, tokens: Tensor | None, findings: Findings) -> None:
         """Factorise the attention of each layer."""
         factorise(model, split, findings, tokens if self.norm == "fisher" else None)
-
-    def check(self, profile: Profile) -> None:
-        """Refuse a profile of the other norm; beta is free."""
-        super().check(profile)
-        made_with(profile, self, ["norm"])
 
     def plan(self, profile: Profile, keep: float) -> Blueprint:
         """Every layer, blurred; beta alone says how much stays, whatever `keep` is."""
