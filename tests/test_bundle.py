@@ -124,7 +124,7 @@ ALTERED = {
     ),
     "the card of an emulator": (
         lambda f: edit_card(f, format="offsite-emulator/1"),
-        "'offsite-emulator/1', where",
+        "is an emulator, where",
     ),
     "a format that is no string": (lambda f: edit_card(f, format=[1]), r"format is \[1\], where"),
     "a format without end": (lambda f: edit_card(f, format="x" * 10**6), "its format is 'xxx"),

@@ -265,6 +265,9 @@ def _parse(path: Path, text: str, kind: type[_C]) -> _C:
     data = parse(path / CARD, text)
     said = data.get("format")
     if said != kind.kind:
+        whose, wanted = (str(each).partition("/")[0].removeprefix("offsite-") for each in (said, kind.kind))
+        if whose in ("adapter", "emulator") and whose != wanted:
+            raise UserError(f"{str(path)!r} is an {whose}, where an {wanted} is wanted; give the other bundle.")
         raise UserError(
             f"{str(path)!r} says its format is {said!r:.40}, where {kind.kind!r} is wanted; give that kind of "
             "bundle, or install the version of offsite that made it."

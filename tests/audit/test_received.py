@@ -153,6 +153,16 @@ def test_a_layer_sent_twice_and_an_outlying_embedding_are_found(tokenizer):
     assert "token 9's row" in row.what
 
 
+@pytest.mark.parametrize("rank", [2, 4, 7])
+def test_what_lies_past_the_rank_of_a_matrix_is_rounding_and_no_step(tokenizer, rank):
+    ours = emulator(tokenizer)
+    weight = adapter_tensors(ours.model, SPLIT)["top.1.mlp.up_proj.weight"]
+    with torch.no_grad():
+        left, values, right = torch.linalg.svd(weight, full_matrices=False)
+        weight.copy_((left[:, :rank] * values[:rank]) @ right[:rank])
+    assert odd(ours) == ()
+
+
 def test_layers_that_share_by_design_are_not_odd(tokenizer):
     shared = build(tiny_model("llama"), SPLIT, (Place(3), Place(3), Place(5)), tokenizer=tokenizer)
     assert odd(shared) == ()

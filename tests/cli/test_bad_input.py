@@ -71,16 +71,16 @@ LINES = {
     "compress M -o O --profile E": "emulator' is not a profile: it has no profile.json",
     "compress M -o O --profile D": "data.jsonl' is not a profile",
     "tune M -o O --data D": "model' is not a bundle",
-    "tune A -o O --data D": "where 'offsite-emulator/1' is wanted",
+    "tune A -o O --data D": "where an emulator is wanted",
     "tune E -o O --data E": "emulator' is a folder where a data file is wanted",
     "tune E -o O --data model/model.safetensors": "is of no known format ('.safetensors')",
-    "plug M E -o O": "where 'offsite-adapter/1' is wanted",
-    "export A -o O": "where 'offsite-emulator/1' is wanted",
+    "plug M E -o O": "where an adapter is wanted",
+    "export A -o O": "where an emulator is wanted",
     "export M -o O": "model' is not a bundle",
     "inspect M": "model' is not a bundle",
     "inspect D": "data.jsonl' is not a bundle",
     "evaluate A --tasks Q -o O": "adapter' holds a card.json, as bundles do",
-    "compare M A --tasks Q -o O": "where 'offsite-emulator/1' is wanted",
+    "compare M A --tasks Q -o O": "where an emulator is wanted",
     "evaluate M --tasks D -o O": 'data.jsonl, line 1: expected "choices"',
     # numbers out of bounds
     "compress M -o O --keep 0": "above 0 and up to 1, not 0",
@@ -297,7 +297,7 @@ class TestAltered:
 
     def test_from_the_future(self, here, bundle, line):
         edit_card(bundle, format="offsite-emulator/2")
-        assert "'offsite-emulator/2', where 'offsite-emulator/1' is wanted" in refused(here, *line)
+        assert "'offsite-emulator/2', where an emulator is wanted" in refused(here, *line)
 
     def test_not_a_number(self, here, bundle, line):
         edit_tensors(bundle, lambda tensors: tensors["model.norm.weight"].fill_(float("nan")))

@@ -215,6 +215,7 @@ def test_tune(world, here, rank):
     assert receipt["config"]["steps"] == 4
     assert said["loss"]["first"] == receipt["curve"][0]["loss"]
     assert said["heldout"]["best"] <= said["heldout"]["first"]
+    assert said["steps"] == {"asked": 4, "made": 4, "kept": 4}
     assert str(world) not in (here / "ad" / "card.json").read_text()
 
 

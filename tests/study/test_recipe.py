@@ -33,6 +33,7 @@ WRONG = {
     GOOD + "text: wikitxt2": "'wikitxt2' is neither a text nor a file; did you mean 'wikitext2'?",
     GOOD + "train: arc_esy": "line 4: 'arc_esy' is neither a task nor a file; did you mean 'arc_easy'?",
     "model: hub/tiny\nmethods: [gradot]\n": "the recipe lacks 'tasks'",
+    "model: hub/tiny\nmetods: [gradot]\ntasks: arc_easy": "did you mean 'methods'?",
     "model: smolm2-135m\nmethods: [gradot]\ntasks: arc_easy": "line 1: 'smolm2-135m' is neither a folder",
     BARE + "methods: gradto": "line 3: There is no method 'gradto'; did you mean 'gradot'?",
     BARE + "methods: ['gradot:fmor=paper']": "no knob 'fmor'; did you mean 'form'?",

@@ -23,6 +23,7 @@ _TAILS = 100.0  # excess kurtosis of a matrix's entries; a normal distribution's
 _SPIKE = (
     12.0  # from one of the largest singular values to the next (seen: 6.4, between the first and the eighth)
 )
+_NOISE = 1e-5  # of the largest singular value: rounding, past the rank of what is stored multiplied out
 _DEAD = 1e-3  # of the median channel's norm (seen: 0.06)
 _ROW = 8.0  # times the median embedding's norm (seen: 2.4)
 _LEADING = 8  # singular values that are looked at
@@ -106,8 +107,10 @@ def _in_matrix(where: str, matrix: Tensor, size: float, usual: float) -> Iterato
         if dead:
             yield Oddity(where, f"the number of dead or constant {side}", dead, 0)
     values = leading(matrix)
-    steps = values[:-1] / values[1:].clamp_min(torch.finfo().tiny)
-    if len(values) == _LEADING and float(steps.max()) > _SPIKE:
+    some = len(values) == _LEADING
+    values = values[values > _NOISE * values[0]]
+    steps = values[:-1] / values[1:]
+    if some and len(steps) and float(steps.max()) > _SPIKE:
         yield Oddity(where, "a step between its largest singular values", float(steps.max()), _SPIKE)
 
 

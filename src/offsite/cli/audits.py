@@ -1,4 +1,4 @@
-"""What `tune`, `inspect` and `plug` show of an audit: short tables and warnings, on standard error."""
+"""What `tune`, `plug` and, where it is the answer, `inspect` show of an audit: short tables and warnings."""
 
 from __future__ import annotations
 
@@ -19,18 +19,22 @@ def as_data(audit: EmulatorAudit | AdapterAudit) -> dict[str, Any]:
     return asdict(audit) | {"warnings": list(audit.warnings)}
 
 
-def show_emulator(audit: EmulatorAudit) -> None:
+def show_emulator(audit: EmulatorAudit, err: bool = True) -> None:
     """A few lines about an emulator that came in."""
     size, start = audit.parameters, audit.start
     _lines(
         f"parameters   {_millions(size.all)}: {_millions(size.trainable)} in the adapter layers, "
         f"{_millions(size.middle)} in the middle ({_millions(size.factored)} of them as factors)",
         f"loss         {start.loss:.2f} nats a token on {start.examples} of your examples",
+        err=err,
     )
     if start.prompts is not None and start.swapped is not None:
-        _lines(f"controls     {start.prompts:.2f} on their prompts, {start.swapped:.2f} on swapped answers")
-    _lines(f"odd weights  {len(audit.odd) or 'none'}")
-    _warn(audit.warnings)
+        _lines(
+            f"controls     {start.prompts:.2f} on their prompts, {start.swapped:.2f} on swapped answers",
+            err=err,
+        )
+    _lines(f"odd weights  {len(audit.odd) or 'none'}", err=err)
+    _warn(audit.warnings, err)
 
 
 def show_adapter(audit: AdapterAudit) -> None:
@@ -51,11 +55,11 @@ def _millions(count: int) -> str:
     return f"{count / 1e6:,.1f} M"
 
 
-def _lines(*lines: str) -> None:
+def _lines(*lines: str, err: bool = True) -> None:
     for line in lines:
-        typer.echo(f"  {line}", err=True)
+        typer.echo(f"  {line}", err=err)
 
 
-def _warn(warnings: Iterable[str]) -> None:
+def _warn(warnings: Iterable[str], err: bool = True) -> None:
     for sentence in warnings:
-        typer.echo(f"Warning: {sentence}", err=True)
+        typer.echo(f"Warning: {sentence}", err=err)

@@ -99,6 +99,8 @@ def command(
         with stages(cache, beside(out, ".stages"), _worth) as work:
             _study(recipe, out, work, json)
         return
+    if Path(first).suffix.lower() in (".yaml", ".yml"):
+        raise UserError(f"A recipe makes its emulators itself; leave {str(emulator)!r} out.")
     for option, value in (("--set", over), ("--dry-run", dry_run)):
         if value:
             raise UserError(f"{option} is for recipes, and {first!r} with an emulator is none; leave it out.")

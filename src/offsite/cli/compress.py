@@ -34,6 +34,7 @@ Another: `offsite compress smollm2-135m -o emulator/ --profile scaleot-profile/ 
 """
 
 
+_NEAR = 0.03  # of the middle: whole layers cannot come nearer to what is asked for
 Keep = Annotated[
     float, typer.Option(help="Share of the middle's parameters to store, 0 to 1; src and --alpha go without.")
 ]
@@ -96,6 +97,8 @@ def command(
         with staged_with(private, out) as (notes, folder):
             emulator.save(folder)
             write_receipt(notes, emulator, blueprint, asked=keep, kept=kept, seed=seed)
+    if any(one.budgeted for one, _ in stages) and abs(kept - keep) > _NEAR:
+        typer.echo(f"{keep:.0%} were asked for; the nearest that {name} makes of this is {kept:.1%}.", err=True)
     _show(emulator, kept, out, private, json)
 
 

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 from rich.text import Text
 
+from offsite.cli import audits
 from offsite.cli.options import AnyBundle, Json, a_model, a_task, a_text
 from offsite.cli.shell import console, emit
 
 if TYPE_CHECKING:
+    from offsite.audit import EmulatorAudit
     from offsite.emulator import Emulator
 
 NAME = "inspect"
@@ -55,28 +57,33 @@ def command(
     from offsite.emulator import Emulator, is_emulator
     from offsite.errors import UserError
 
+    found = None
     if is_emulator(bundle):
         emulator = Emulator.load(bundle)
         told = _emulator(bundle, emulator, _Against(against, text, blocks, length) if against else None)
-        told |= _audited(emulator, data) if data else {}
+        found = _audited(emulator, data) if data else None
+        told |= {"audit": audits.as_data(found)} if found else {}
     else:
         told = _adapter(bundle)
         for option, given in (("--against compares an emulator with its model", against),
                               ("--data judges an emulator before tuning", data)):  # fmt: skip
             if given:
                 raise UserError(f"{str(bundle)!r} is an adapter, where {option}.")
-    emit(told, json, lambda: _show(bundle, told))
+
+    def show() -> None:
+        _show(bundle, told)
+        if found:
+            audits.show_emulator(found, err=False)
+
+    emit(told, json, show)
 
 
-def _audited(opened: Emulator, data: str) -> dict[str, Any]:
+def _audited(opened: Emulator, data: str) -> EmulatorAudit:
     """What the data owner sees before tuning."""
     from offsite import audit, models, tasks
-    from offsite.cli import audits
 
     opened.model.to(models.device())  # type: ignore[arg-type]
-    found = audit.emulator(opened, tasks.examples(data))
-    audits.show_emulator(found)
-    return {"audit": audits.as_data(found)}
+    return audit.emulator(opened, tasks.examples(data))
 
 
 class _Against(NamedTuple):

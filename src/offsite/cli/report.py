@@ -28,7 +28,12 @@ PAGE = "report.html"
 def command(
     folder: Annotated[Path, typer.Argument(help="What to tell of.", metavar="DIR")],
     out: Annotated[
-        Path | None, typer.Option("-o", "--output", help="The page to write [default: DIR/report.html].")
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="The page to write [default: DIR/report.html, anew each time; of a bundle, with its receipt].",
+        ),
     ] = None,
     force: Force = False,
     json: Json = False,

@@ -282,6 +282,8 @@ def _of_system(error: OSError) -> str:
     if error.strerror is None:
         return str(error)
     where = f": {str(error.filename)!r}" if error.filename else ""
+    if isinstance(error, FileNotFoundError):
+        return f"{error.strerror}{where}; check the path."
     return f"{error.strerror}{where}; check the path, its rights and the room on its disk."
 
 

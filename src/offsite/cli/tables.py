@@ -90,7 +90,8 @@ def _cells(score: Mapping[str, float]) -> tuple[str, ...]:
     def pm(name: str, scale: float, digits: int) -> str:
         if score[name] is None:  # of texts to be predicted
             return ""
-        return f"{scale * score[name]:.{digits}f} ± {scale * score[name + '_stderr']:.{digits}f}"
+        spread = f" ± {scale * score[name + '_stderr']:.{digits}f}" if score["n"] > 1 else ""
+        return f"{scale * score[name]:.{digits}f}{spread}"
 
     return pm("acc", 100, 1), pm("acc_norm", 100, 1), pm("nll", 1, 2), f"{score['n']:.0f}"
 

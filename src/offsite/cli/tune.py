@@ -80,7 +80,7 @@ def command(
         with staged_with(private, out) as (receipt, folder):
             tuned.save(folder)
             _record(receipt, tuned, config, data, audits.as_data(found))
-    _show(tuned, out, private, audits.as_data(found), json)
+    _show(tuned, steps, out, private, audits.as_data(found), json)
 
 
 def _record(folder: Path, tuned: Tuned, config: TuneConfig, data: str, audit: dict[str, Any]) -> None:
@@ -97,15 +97,18 @@ def _record(folder: Path, tuned: Tuned, config: TuneConfig, data: str, audit: di
     write_json(folder / "receipt.json", receipt)
 
 
-def _show(tuned: Tuned, out: Path, private: Path, audit: dict[str, Any], json: bool) -> None:
+def _show(tuned: Tuned, steps: int, out: Path, private: Path, audit: dict[str, Any], json: bool) -> None:
     losses = [point.loss for point in tuned.curve if point.loss is not None]
-    heldout = [point.heldout for point in tuned.curve if point.heldout is not None]
+    heldout = {point.step: point.heldout for point in tuned.curve if point.heldout is not None}
+    last = max(point.step for point in tuned.curve)
+    kept = min(heldout, key=heldout.__getitem__, default=last)
     result = {
         "adapter": str(out),
         "receipt": str(private),
         "digest": tuned.digest,
         "loss": {"first": losses[0], "last": losses[-1]} if losses else None,
-        "heldout": {"first": heldout[0], "best": min(heldout)} if heldout else None,
+        "heldout": {"first": next(iter(heldout.values())), "best": heldout[kept]} if heldout else None,
+        "steps": {"asked": steps, "made": last, "kept": kept},
         "audit": audit,
     }
 
@@ -115,7 +118,13 @@ def _show(tuned: Tuned, out: Path, private: Path, audit: dict[str, Any], json: b
         if losses:
             say(f"Loss on the data: {losses[0]:.2f} at first, {losses[-1]:.2f} at last.")
         if heldout:
-            say(f"Held-out loss: {heldout[0]:.2f} at first, {min(heldout):.2f} at best (kept).")
+            first = next(iter(heldout))
+            say(
+                f"Held-out loss: {heldout[first]:.2f} after {first} steps, {heldout[kept]:.2f} at best, after "
+                f"{kept}: those are kept."
+            )
+        if last < steps:
+            say(f"Stopped after {last} of {steps} steps, for the held-out loss fell no further.")
         say(f"Receipt in {private}: your call and curve. Keep it to yourself.")
 
     emit(result, json, show)

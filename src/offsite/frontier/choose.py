@@ -140,6 +140,8 @@ def share(word: str) -> float:
         raise UserError(f"A share is written as 1% or 0.01, not {word!r}.") from error
     if value >= 1 and not number.endswith("%"):
         raise UserError(f"A share is written as 1% or 0.01; for {word!r} write {number}%.")
+    if not 0 <= value <= 1:
+        raise UserError(f"A share is from 0% to 100%, not {word!r}.")
     return value
 
 

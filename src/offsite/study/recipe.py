@@ -178,7 +178,8 @@ def _loaded(text: str, where: str) -> Any:
 
 def _refused(error: ValidationError, name: str, lines: dict[str, int]) -> UserError:
     """The first thing that is wrong, in a sentence with its line."""
-    first = error.errors()[0]
+    wrong = error.errors()  # of a mistyped key and the key that it stands for, the former
+    first = next((each for each in wrong if each["type"] == "extra_forbidden"), wrong[0])
     said = first.get("ctx", {}).get("error")
     key = str(first["loc"][0] if first["loc"] else said).partition(" ")[0]  # a refusal may begin with its key
     where = f"{name}, line {lines[key]}" if key in lines else name
