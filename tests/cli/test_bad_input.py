@@ -297,7 +297,7 @@ class TestAltered:
 
     def test_from_the_future(self, here, bundle, line):
         edit_card(bundle, format="offsite-emulator/2")
-        assert "'offsite-emulator/2', where an emulator is wanted" in refused(here, *line)
+        assert "'offsite-emulator/2', where 'offsite-emulator/1' is wanted" in refused(here, *line)
 
     def test_not_a_number(self, here, bundle, line):
         edit_tensors(bundle, lambda tensors: tensors["model.norm.weight"].fill_(float("nan")))

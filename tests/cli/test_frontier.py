@@ -133,7 +133,7 @@ REFUSED = {
     "--method gradott": "did you mean 'gradot'?",
     "--method uniform --vary share=1,2": "has no knob 'share'",
     "--method src --keeps 0.5": "leave --keeps out",
-    "--method src --betas 0.5,2": "not '200%'",
+    "--method src --betas 0.5,2": "not 2",
     "--method uniform --keeps half": "'half' is not",
     "--method uniform --keeps 0.5,,": "blank word",
     "--method uniform --splits 2": "is written as 2+2",

@@ -208,7 +208,7 @@ def an_adapter_in_its_place(folder):
     take(folder, "adapter")
 
 
-@attack("adapter", "'offsite-emulator/1', where 'offsite-adapter/1'")
+@attack("adapter", "is an emulator, where an adapter is wanted")
 def an_emulator_in_its_place(folder):
     take(folder, "emulator")
 
