@@ -86,6 +86,21 @@ def test_distilling_changes_the_middle_and_nothing_else(world, here):
     assert aligned.origin == plain.origin
 
 
+def test_a_budget_that_cannot_be_met_is_said(world, here):
+    line = ("compress", world / "model", "-o", here / "em", "--method", "uniform", "--keep")
+    said = command(*line, "0.1")
+    assert said.err.endswith("10% were asked for; the nearest that uniform makes of this is 25.0%.\n")
+    assert "were asked for" not in command(*line, "0.5", "--force").err
+
+
+def test_two_profiles_of_one_method_are_refused(world, here):
+    for name in ("a", "b"):
+        assert command("profile", world / "model", "-o", here / name, "--method", "svd").code == 0
+    both = ("--profile", here / "a", "--profile", here / "b")
+    said = refused(here, "compress", world / "model", "-o", here / "em", *both)
+    assert "Several profiles are of svd; give one for each method." in said
+
+
 def test_a_receipt_goes_where_it_is_asked_to(world, here):
     command("compress", world / "model", "-o", here / "em", "--method", "uniform", "--receipt",
             here / "safe" / "receipt")  # fmt: skip

@@ -35,8 +35,9 @@ def profile(world, tmp_path_factory):
             "--method uniform+src --set norm=plain --keeps 0.5 --betas 0.5 --splits 1+3 --seed 3",
             {"keep", "split", "beta"},
         ),
+        ("--profile P --splits 1+3 --keeps 0.5", {"keep", "split"}),
     ],
-    ids=["profile", "chain"],
+    ids=["profile", "chain", "profiled anew for another split"],
 )
 def test_the_emulator_that_is_chosen_is_that_of_the_command(world, here, profile, more, settings):
     out = here / "f"

@@ -126,6 +126,9 @@ class TestApart:
         assert command("plug", world / "model", world / "adapter", "-o", model).code == 0
         assert "overlap" in refused(here, "compress", model, "-o", model, "--force")
         assert "overlap" in refused(here, "plug", model, world / "adapter", "-o", model, "--force")
+        trusted = shutil.copytree(world / "adapter", here / "trusted")
+        plugging = ("plug", model, world / "adapter", "--expect", trusted, "-o", trusted, "--force")
+        assert "overlap" in refused(here, *plugging)
 
     def test_from_the_data(self, world, here):
         assert command("export", world / "emulator", "-o", here / "out").code == 0

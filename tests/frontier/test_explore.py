@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from offsite import experiment as stages
+from offsite import frontier
 from offsite.data_owner.tune import TuneConfig
+from offsite.errors import UserError
 from offsite.experiment import Bench, Cache
 from offsite.frontier import Candidate, Wish, explore
 from offsite.frontier.grid import parse_split
@@ -135,3 +137,40 @@ def test_an_estimate_that_predicts_chooses_the_rest(exploring, work, monkeypatch
     assert by_cosine[-2 if high.fall > low.fall else 1].rows is not None
     assert len(scored(found)) == 3
     assert "1 chosen by their cosine" in found.answer
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """`failing(where, name, times)`: the first calls of that end in a refusal."""
+
+    def made(where, name, times):
+        real, calls = getattr(where, name), []
+
+        def once(*args, **more):
+            calls.append(name)
+            if len(calls) <= times:
+                raise UserError("The tuning ran away.")
+            return real(*args, **more)
+
+        monkeypatch.setattr(where, name, once)
+
+    return made
+
+
+@pytest.mark.parametrize("where", [(Bench, "trial"), (frontier, "fidelity")], ids=["scored", "estimated"])
+def test_a_candidate_that_fails_costs_itself_only_and_is_told(exploring, tmp_path, failing, where):
+    failing(*where, times=1)
+    found = exploring(tmp_path / "work", most=3)
+    assert len(scored(found)) == 2
+    assert len(found.points) == (3 if where[0] is Bench else 2)
+    (said,) = found.failed
+    assert said.startswith("There are no figures of keep ")
+    assert said.endswith(": The tuning ran away.")
+    assert found.same == 0
+
+
+@pytest.mark.parametrize("where", [(Bench, "trial"), (frontier, "fidelity")], ids=["scored", "estimated"])
+def test_where_all_fail_there_is_no_frontier(exploring, tmp_path, failing, where):
+    failing(*where, times=9)
+    with pytest.raises(UserError, match="The tuning ran away"):
+        exploring(tmp_path / "work")

@@ -203,7 +203,7 @@ def two_hundred_files(folder):
         (folder / f"{number}").touch()
 
 
-@attack("emulator", "'offsite-adapter/1', where 'offsite-emulator/1'")
+@attack("emulator", "is an adapter, where an emulator is wanted")
 def an_adapter_in_its_place(folder):
     take(folder, "adapter")
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 
 from offsite.data_owner.tune import TuneConfig, tune
-from offsite.decoder import Decoder
+from offsite.decoder import Decoder, longest
 from offsite.emulator import Emulator
 from offsite.owner.blueprint import Place
 from offsite.owner.build import build
-from offsite.owner.distill import DistillConfig, distill
+from offsite.owner.distill import DistillConfig, align, distill
 from offsite.owner.states import hidden_states
 from offsite.split import Split
-from tests.families import tiny_model
+from tests.families import FAMILIES, tiny_model
 from tests.test_laws import EXAMPLES, same, state
 
 SPLIT = Split(2, 2)
@@ -64,3 +64,15 @@ def test_a_shared_middle_in_half_precision_is_distilled_once_and_comes_back_in_h
     assert not torch.equal(after[name.format(2)], before[name.format(2)])
     assert torch.equal(after[name.format(2)], after[name.format(3)])
     assert {tensor.dtype for tensor in after.values()} == {torch.bfloat16}
+
+
+def test_a_model_that_reads_little_is_aligned_on_shorter_blocks(tmp_path, tokenizer, monkeypatch):
+    usual = FAMILIES["gpt2"]()
+    usual.n_positions = 64
+    monkeypatch.setitem(FAMILIES, "gpt2", lambda: usual)
+    model = tiny_model("gpt2")
+    assert longest(model) < DistillConfig.length
+    emulator = build(model, SPLIT, (Place(2), Place(4)), tokenizer=tokenizer)
+    before = state(emulator.model)
+    align(emulator, model, ["w7 w9 " * 3000], steps=2, seed=0, work=tmp_path / "work")
+    assert not same(state(emulator.model), before)

@@ -228,3 +228,16 @@ def test_a_seed_that_a_method_names_stays(recipe):
     said, free = recipe(methods=["scaleot:seed=0", "scaleot:alpha=0.5+gradot"]).chains
     assert said.seeded(3)[0].knobs["seed"] == 0
     assert free.seeded(3)[0].knobs["seed"] == 3
+
+
+def test_a_method_that_reads_no_text_needs_none(recipe, play, tmp_path):
+    runs, _ = play(recipe(seeds=[0], methods=["uniform"], text="wikitext2"), tmp_path / "work")  # not at hand
+    assert [run["method"] for run in runs] == ["", "uniform"] * 2
+
+
+def test_a_task_that_cannot_be_read_is_told_before_any_work(recipe, play, tmp_path):
+    (tmp_path / "broken.jsonl").write_text('{"prompt": "w5"}\n')
+    asked = recipe(tasks=[*recipe().tasks[:1], str(tmp_path / "broken.jsonl")])
+    with pytest.raises(UserError, match=r"broken\.jsonl, line 1"):
+        play(asked, tmp_path / "work")
+    assert not list((tmp_path / "work").rglob("*.json"))
