@@ -175,9 +175,9 @@ def _scored(points: list[Point], score: Callable[[int], None], most: int, wish: 
     first, foretold = min(most, max(FEWEST, (most + 1) // 2)), 0
     for turn in range(most):
         trusted = turn >= first and choose.predicts(points, wish)
-        foretold += trusted
         left = (place for place in order if points[place].open)
-        score(choose.most_promising(points, wish) if trusted else next(left))
+        score(place := choose.most_promising(points, wish) if trusted else next(left))
+        foretold += trusted and not points[place].failed
     return foretold
 
 
