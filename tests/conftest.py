@@ -28,6 +28,13 @@ from offsite import experiment
 from tests.families import FAMILIES, tiny_model, tiny_tokenizer
 
 
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """Where what is fetched is kept: a place of the test's own."""
+    monkeypatch.setenv("OFFSITE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
 @pytest.fixture(autouse=True)
 def _no_network(request, monkeypatch):
     if "slow" in request.keywords:

@@ -53,12 +53,6 @@ def tiny_gguf(path):
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("OFFSITE_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
 def shop(tmp_path, monkeypatch, cache):
     """Two wheels with the halves of a GGUF, and the named model `tiny` made of them."""
     folder = tmp_path / "shop"

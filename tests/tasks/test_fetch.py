@@ -24,12 +24,6 @@ def wheel(tmp_path_factory):
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("OFFSITE_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
 def downloads(cache, wheel, monkeypatch):
     """Counts how often the wheel is opened; the download itself is tested with `wheels`."""
     opened = []

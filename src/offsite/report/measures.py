@@ -35,9 +35,7 @@ def _perplexity(cell: Cell) -> Estimate | None:
     """Its error by the delta method."""
     if cell.nll is None or cell.nll > 700:
         return None
-    value = math.exp(cell.nll)
-    error = _error(cell, cell.nll_stderr)
-    return Estimate(value, None if error is None else value * error)
+    return Estimate(1.0, _error(cell, cell.nll_stderr)).times(math.exp(cell.nll))
 
 
 def _error(cell: Cell, error: float | None) -> float | None:
