@@ -27,7 +27,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports --no-show-timings > /dev/null || $(BIN)/lint-imports
+	$(BIN)/lint-imports
 
 # torch first and alone: asked for by exact version, a plain CPU build may be taken where one is offered.
 $(STAMP): pyproject.toml constraints.txt

@@ -20,17 +20,18 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from offsite import models, tasks
 from offsite.cli.profile import learn
+from offsite.data import tasks
 from offsite.errors import UserError
-from offsite.folders import write_text
+from offsite.files.atomic import write_text
+from offsite.model import loading
+from offsite.model.split import Split
 from offsite.owner.build import build, keep_of
 from offsite.owner.fidelity import fidelity, held_out
 from offsite.owner.methods import method_named
 from offsite.owner.methods.base import Method
 from offsite.owner.profile import Profile
-from offsite.record import record
-from offsite.split import Split
+from offsite.provenance import record
 
 Point = dict[str, Any]
 
@@ -70,7 +71,7 @@ def named(spec: str) -> Method:
 
 
 def measure(asked: argparse.Namespace, missing: list[tuple[str, float]]) -> Iterator[Point]:
-    model, tokenizer = models.load(asked.model)
+    model, tokenizer = loading.load(asked.model)
     owner = Owner(model, tokenizer, asked.text, asked.profiles)
     tokens = held_out(tasks.texts(asked.text), tokenizer, asked.length, asked.blocks)
     profiles: dict[str, Profile] = {}

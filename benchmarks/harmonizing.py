@@ -28,9 +28,12 @@ from torch import Tensor, tensor
 from transformers import PreTrainedModel
 
 from importance import block_influence, gradient_norm, likeness  # the benchmark beside this one
-from offsite import models, tasks
-from offsite.decoder import Decoder
-from offsite.folders import write_text
+from offsite.data import tasks
+from offsite.data.examples import blocks
+from offsite.files.atomic import write_text
+from offsite.model import loading
+from offsite.model.decoder import Decoder
+from offsite.model.split import Split
 from offsite.owner.build import build
 from offsite.owner.fidelity import fidelity, held_out
 from offsite.owner.harmonize import _Training
@@ -38,9 +41,7 @@ from offsite.owner.importance import Importance
 from offsite.owner.methods import method_named
 from offsite.owner.methods.scaleot import ScaleOT
 from offsite.owner.profile import Profile
-from offsite.record import record
-from offsite.split import Split
-from offsite.text import blocks
+from offsite.provenance import record
 
 SHARES = (0.25, 0.5)
 HELD = 16  # blocks of held-out text
@@ -106,7 +107,7 @@ def trained(word: str, model: PreTrainedModel, tokens: Tensor, args: Any) -> tup
 
 def run(args: argparse.Namespace) -> None:
     rows: list[Row] = json.loads(args.output.read_text("utf-8"))["rows"] if args.output.exists() else []
-    model, tokenizer = models.load(args.model)
+    model, tokenizer = loading.load(args.model)
     texts = tasks.texts(args.text)
     held = held_out(texts, tokenizer, args.length, HELD)
     stretches = max(variant(word, args.steps)[2] for word in args.variants)

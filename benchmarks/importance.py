@@ -20,15 +20,16 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from transformers import PreTrainedModel
 
-from offsite import models, tasks
-from offsite.decoder import Decoder
+from offsite.data import tasks
+from offsite.data.examples import blocks
+from offsite.model import loading
+from offsite.model.decoder import Decoder
 from offsite.owner.build import build
 from offsite.owner.fidelity import fidelity, held_out
 from offsite.owner.methods.scaleot import ScaleOT
 from offsite.owner.profile import Profile
 from offsite.owner.states import hidden_states
-from offsite.text import blocks
-from offsite.training import autocast
+from offsite.training.loop import autocast
 
 SHARES = (0.25, 0.5)
 
@@ -98,7 +99,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=16)
     parser.add_argument("--length", type=int, default=128)
     args = parser.parse_args()
-    model, tokenizer = models.load(args.model)
+    model, tokenizer = loading.load(args.model)
     profiles = [Profile.load(folder) for folder in args.profiles]
     stability(profiles)
     first, texts = profiles[0], tasks.texts(args.text)

@@ -15,12 +15,13 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from offsite import METHODS, Emulator, Profile, TuneConfig, build, load, tasks
+from offsite import METHODS, Emulator, Profile, TuneConfig, build, load
+from offsite.data import tasks
+from offsite.data.examples import encode
 from offsite.data_owner.tune import _trainable
-from offsite.decoder import Decoder
-from offsite.precision import attention_for
-from offsite.text import encode
-from offsite.training import Batch, answer_loss, autocast, pad
+from offsite.model.decoder import Decoder
+from offsite.model.precision import attention_for
+from offsite.training.loop import Batch, answer_loss, autocast, pad
 
 
 def step(emulator: Emulator, batch: Batch) -> float:

@@ -29,12 +29,13 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from memory import Peak  # beside this file
-from offsite import Split, load, tasks
-from offsite.decoder import Decoder
+from offsite import Split, load
+from offsite.data import tasks
+from offsite.data.examples import blocks
+from offsite.model.decoder import Decoder
 from offsite.owner import curvature
 from offsite.owner.methods.gradot import GradOT, _groups
-from offsite.text import blocks
-from offsite.training import autocast
+from offsite.training.loop import autocast
 
 GIB = 1 << 30
 WIDE = {

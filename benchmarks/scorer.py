@@ -18,8 +18,10 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
-from offsite import models, tasks, training
+from offsite.data import tasks
+from offsite.model import loading
 from offsite.scoring.harness import HFLM, Scorer
+from offsite.training import loop
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 Timed = Callable[[Any, list[Any]], tuple[float, list[Any]]]
@@ -80,7 +82,7 @@ def main() -> None:
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="wall or processor seconds")
     asked = parser.parse_args()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    model, tokenizer = models.load(asked.model)
+    model, tokenizer = loading.load(asked.model)
     ours = Scorer(model, tokenizer)
     theirs = [
         HFLM(
@@ -92,7 +94,7 @@ def main() -> None:
         )
         for size in asked.batch_sizes
     ]
-    with training.autocast(model) if asked.bf16 else nullcontext():
+    with loop.autocast(model) if asked.bf16 else nullcontext():
         for name in asked.tasks:
             compare(name, ours, theirs, asked)
 

@@ -27,10 +27,10 @@ import torch
 import transformers
 
 from offsite import METHODS, Emulator, Example, Split, TuneConfig, build, examples, load, tune
+from offsite.data.examples import IGNORED, encode
 from offsite.data_owner.tune import _set_aside
-from offsite.decoder import Decoder
-from offsite.text import IGNORED, encode
-from offsite.training import answer_loss, bf16_pays, pad, schedule
+from offsite.model.decoder import Decoder
+from offsite.training.loop import answer_loss, bf16_pays, pad, schedule
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 Rows = list[dict[str, list[int]]]

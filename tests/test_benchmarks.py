@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from offsite.model.split import Split
 from offsite.owner.methods.scaleot import ScaleOT
-from offsite.split import Split
 from tests.families import tiny_model
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -88,7 +88,7 @@ def test_tuning_says_what_each_way_takes(run, capsys):
 
 def test_tuning_learns_what_the_original_way_learns(run, capsys, monkeypatch):
     """In one precision, padding and positions without a label change nothing."""
-    monkeypatch.setattr("offsite.training.bf16_pays", lambda: False)
+    monkeypatch.setattr("offsite.training.loop.bf16_pays", lambda: False)
     run(*TUNING, "--heldout", "2", "--against", "original")
     said = capsys.readouterr().out
     assert "curves apart by 0.000 at most" in said

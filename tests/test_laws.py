@@ -8,18 +8,18 @@ import pytest
 import torch
 import transformers as t
 
-from offsite.adapter import Adapter, adapter_tensors, swap
+from offsite.bundles.adapter import Adapter, adapter_tensors, swap
+from offsite.bundles.emulator import Emulator
+from offsite.data.examples import Example, Piece
 from offsite.data_owner.tune import TuneConfig, tune
-from offsite.decoder import Decoder
-from offsite.emulator import Emulator
 from offsite.errors import UserError
-from offsite.harmonizers import hung
-from offsite.modules import Weight
+from offsite.model.decoder import Decoder
+from offsite.model.harmonizers import hung
+from offsite.model.linears import Weight
+from offsite.model.split import Split
 from offsite.owner.blueprint import Place
 from offsite.owner.build import build, lossless
 from offsite.owner.plug import plug
-from offsite.split import Split
-from offsite.text import Example, Piece
 
 SPLIT = Split(2, 2)
 DROP = tuple(map(Place, (2, 4)))

@@ -20,9 +20,27 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def block(mark):
+ARCHITECTURE = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+
+
+def block(mark, text=README):
     """The fenced block after a mark."""
-    return re.search(rf"<!-- {mark} -->\n```\w*\n(.*?)```", README, re.DOTALL).group(1)
+    return re.search(rf"<!-- {mark} -->\n```\w*\n(.*?)```", text, re.DOTALL).group(1)
+
+
+def paths_of(tree):
+    """The files and folders that an indented tree names, each with a purpose beside it."""
+    folders, named = [], []
+    for line in tree.splitlines():
+        depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
+        assert re.match(r"^\s*[\w./]+\s{2,}\S", line), f"no purpose: {line}"
+        del folders[depth:]
+        if name.endswith("/"):
+            folders.append(name)
+            named.append("".join(folders))
+        else:
+            named.append("".join([*folders, name]))
+    return named
 
 
 def test_the_story_is_what_the_demo_runs():
@@ -41,20 +59,20 @@ def test_every_command_named_in_the_docs_exists_and_has_an_example(capsys):
         assert f"offsite {name}" in re.sub(r"\s+", " ", capsys.readouterr().out)
 
 
-def test_the_tree_names_every_source_file_once_and_nothing_else():
-    told = re.findall(r"^\s*[\w./]+\s{2,}\S", block("tree"), re.MULTILINE)
-    folders, files = [], set()
-    for line in block("tree").splitlines():
-        depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
-        del folders[depth:]
-        if name.endswith("/"):
-            folders.append(name)
-        else:
-            files.add("".join([*folders, name]))
-    assert len(told) == len(block("tree").splitlines()), "every line has a purpose"
-    there = {p.relative_to(ROOT).as_posix() for p in (ROOT / "src").rglob("*.py")}
-    assert {f for f in files if f.startswith("src/") and f.endswith(".py")} == there
-    assert all((ROOT / file).exists() for file in files)
+def test_the_readmes_tree_names_every_room_and_fits_a_screen():
+    named = paths_of(block("tree"))
+    assert len(named) <= 40
+    assert all((ROOT / name).exists() for name in named)
+    rooms = {f"src/offsite/{path.parent.name}/" for path in (ROOT / "src/offsite").glob("*/__init__.py")}
+    assert rooms <= set(named)
+
+
+def test_the_architecture_names_every_source_file_once_and_nothing_else():
+    named = paths_of(block("tree", ARCHITECTURE))
+    assert len(named) == len(set(named))
+    assert all((ROOT / name).exists() for name in named)
+    there = [*(ROOT / "src").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
+    assert {name for name in named if name.endswith(".py")} == {p.relative_to(ROOT).as_posix() for p in there}
 
 
 @pytest.mark.parametrize("doc", DOCS, ids=lambda doc: doc.name)

@@ -20,12 +20,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from offsite.adapter import Adapter
+    from offsite.bundles.adapter import Adapter
+    from offsite.bundles.emulator import Emulator
+    from offsite.data.examples import Example, Question
+    from offsite.data.tasks import Task, examples, texts
+    from offsite.data.tasks import load as load_task
     from offsite.data_owner.tune import TuneConfig, Tuned, tune
-    from offsite.emulator import Emulator
     from offsite.errors import UserError
-    from offsite.experiment import Experiment, compare
-    from offsite.models import load
+    from offsite.experiments.compare import Experiment, compare
+    from offsite.model.loading import load
+    from offsite.model.split import Split
     from offsite.owner.blueprint import Blueprint, Place
     from offsite.owner.build import build
     from offsite.owner.distill import DistillConfig, distill
@@ -34,38 +38,34 @@ if TYPE_CHECKING:
     from offsite.owner.plug import plug
     from offsite.owner.profile import Profile
     from offsite.scoring import Score, evaluate
-    from offsite.split import Split
-    from offsite.tasks import Task, examples, texts
-    from offsite.tasks import load as load_task
-    from offsite.text import Example, Question
 
 _HOME = {
-    "Adapter": "adapter",
+    "Adapter": "bundles.adapter",
     "Blueprint": "owner.blueprint",
     "DistillConfig": "owner.distill",
-    "Emulator": "emulator",
-    "Example": "text",
-    "Experiment": "experiment",
+    "Emulator": "bundles.emulator",
+    "Example": "data.examples",
+    "Experiment": "experiments.compare",
     "METHODS": "owner.methods",
     "Method": "owner.methods.base",
     "Place": "owner.blueprint",
     "Profile": "owner.profile",
-    "Question": "text",
+    "Question": "data.examples",
     "Score": "scoring",
-    "Split": "split",
-    "Task": "tasks",
+    "Split": "model.split",
+    "Task": "data.tasks",
     "TuneConfig": "data_owner.tune",
     "Tuned": "data_owner.tune",
     "UserError": "errors",
     "build": "owner.build",
-    "compare": "experiment",
+    "compare": "experiments.compare",
     "distill": "owner.distill",
     "evaluate": "scoring",
-    "examples": "tasks",
-    "load": "models",
-    "load_task": "tasks",
+    "examples": "data.tasks",
+    "load": "model.loading",
+    "load_task": "data.tasks",
     "plug": "owner.plug",
-    "texts": "tasks",
+    "texts": "data.tasks",
     "tune": "data_owner.tune",
 }
 __all__ = [

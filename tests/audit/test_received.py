@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from offsite import audit
-from offsite.adapter import adapter_tensors
 from offsite.audit.weights import leading, odd
+from offsite.bundles.adapter import adapter_tensors
+from offsite.bundles.emulator import Emulator
+from offsite.data.examples import Example, Piece, encode
 from offsite.data_owner.tune import TuneConfig, tune
-from offsite.decoder import Decoder
-from offsite.emulator import Emulator
 from offsite.errors import UserError
+from offsite.model.decoder import Decoder
 from offsite.owner.blueprint import Place
 from offsite.owner.build import build
-from offsite.text import Example, Piece, encode
-from offsite.training import answer_loss, pad
+from offsite.training.loop import answer_loss, pad
 from tests.families import tiny_model
 from tests.test_laws import SPLIT, thin
 

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from offsite import audit
-from offsite.adapter import Adapter, Lora, adapter_linears, adapter_tensors
+from offsite.bundles.adapter import Adapter, Lora, adapter_linears, adapter_tensors
 from offsite.errors import UserError
 from offsite.owner.build import origin
 from offsite.owner.plug import plug

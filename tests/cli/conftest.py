@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from offsite.cli import app, shell
-from tests.bundles import is_sentence
 from tests.families import tiny_model
+from tests.sample_bundles import is_sentence
 
 PROGRESS = re.compile(r"[\w ]+: \d+/\d+, about \d+ s left.*|  .*")  # an audit's table is set in by two
 SHORT = ["--steps", "4", "--batch-size", "4", "--max-length", "32"]

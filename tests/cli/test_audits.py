@@ -7,9 +7,9 @@ import shutil
 
 import pytest
 
-from tests.bundles import edit_tensors
 from tests.cli.conftest import SHORT, command, refused, spoken
 from tests.cli.test_commands import names
+from tests.sample_bundles import edit_tensors
 
 UP = "top.1.mlp.up_proj.weight"
 

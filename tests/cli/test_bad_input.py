@@ -8,12 +8,12 @@ import shutil
 import pytest
 import transformers as t
 
+from offsite.bundles.emulator import Emulator
+from offsite.data.tasks import examples
 from offsite.data_owner.tune import TuneConfig, tune
-from offsite.emulator import Emulator
-from offsite.tasks import examples
-from tests.bundles import edit_card, edit_json, edit_tensors
 from tests.cli.conftest import command, refused, write_jsonl
 from tests.families import tiny_model
+from tests.sample_bundles import edit_card, edit_json, edit_tensors
 
 
 def asked(text, world, out):

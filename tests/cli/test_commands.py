@@ -10,9 +10,9 @@ import pytest
 import torch
 import transformers as t
 
-from offsite.adapter import Adapter, swap
-from offsite.emulator import Emulator
-from offsite.models import load
+from offsite.bundles.adapter import Adapter, swap
+from offsite.bundles.emulator import Emulator
+from offsite.model.loading import load
 from offsite.owner.blueprint import Place
 from offsite.owner.build import build
 from offsite.owner.fidelity import fidelity, held_out

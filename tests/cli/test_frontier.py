@@ -7,8 +7,8 @@ import shlex
 
 import pytest
 
-from offsite import experiment as stages
-from offsite.emulator import Emulator
+from offsite.bundles.emulator import Emulator
+from offsite.experiments import compare as stages
 from tests.cli.conftest import command, listing, refused
 from tests.cli.test_bad_input import asked
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from offsite.models import load
-from offsite.modules import Weight
+from offsite.model.linears import Weight
+from offsite.model.loading import load
 from offsite.owner.blueprint import Place
 from offsite.owner.build import build
 from tests.cli.conftest import command

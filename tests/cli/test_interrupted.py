@@ -10,9 +10,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from offsite import training
-from offsite.adapter import Adapter
+from offsite.bundles.adapter import Adapter
 from offsite.cli import main
+from offsite.training import loop
 from tests.cli.conftest import SHORT, command, listing, refused, spoken
 from tests.cli.test_bad_input import asked
 from tests.killed.harness import small_disk
@@ -85,7 +85,7 @@ class TestCtrlC:
 
                 yield advance
 
-            monkeypatch.setattr(training, "bar", bar)
+            monkeypatch.setattr(loop, "bar", bar)
 
         return press
 
@@ -129,7 +129,7 @@ class TestCtrlC:
         assert digests[0] == digests[1]
 
     def test_a_comparison_goes_on(self, world, here, at, monkeypatch):
-        """That it ends the same is tests/test_experiment.py's to show."""
+        """That it ends the same is tests/experiments/test_compare.py's to show."""
         line = asked("compare M E --tasks Q --train D --steps 3 --limit 2 -o O", world, here / "out")
         at(2, "Tuning the emulator")
         assert command(*line).code == 130

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from offsite.emulator import Emulator
+from offsite.bundles.emulator import Emulator
 from tests.cli.conftest import SHORT, command, listing, refused
 from tests.cli.test_bad_input import asked
 

@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 
-from offsite.bundle import read
+from offsite.bundles.bundle import read
+from offsite.bundles.emulator import EmulatorCard
 from offsite.cli.demo import story
-from offsite.emulator import EmulatorCard
 from tests.cli.conftest import command, refused
 from tests.report.pages import made_receipt, made_study, put
 

@@ -10,8 +10,8 @@ import typer
 
 from offsite.cli import app, shell
 from offsite.errors import UserError
-from tests.bundles import is_sentence
 from tests.cli.conftest import command
+from tests.sample_bundles import is_sentence
 
 COMMANDS = [each.name for each in app.registered_commands]
 

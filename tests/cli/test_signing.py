@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("model_signing.signing")
 
-from offsite.adapter import Adapter
+from offsite.bundles.adapter import Adapter
 from tests.cli.conftest import SHORT, command, refused, spoken
 
 

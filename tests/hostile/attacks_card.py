@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tests.bundles import edit_json, sign
 from tests.hostile.attacks_weights import tensor_names
 from tests.hostile.corpus import attack, card, card_text, weights
+from tests.sample_bundles import edit_json, sign
 
 ALL = "emulator adapter"
 

@@ -6,8 +6,8 @@ import json
 
 import transformers as t
 
-from tests.bundles import edit_json
 from tests.hostile.corpus import attack, pickled, put, read_json
+from tests.sample_bundles import edit_json
 
 
 def config(**changes):

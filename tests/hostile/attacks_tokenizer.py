@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from tests.bundles import edit_json, sign
 from tests.hostile.corpus import attack, pickled, put, read_json
+from tests.sample_bundles import edit_json, sign
 
 
 def settings(**changes):

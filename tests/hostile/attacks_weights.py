@@ -8,8 +8,8 @@ import struct
 
 import torch
 
-from tests.bundles import edit_json, edit_tensors
 from tests.hostile.corpus import attack, card, first, header, header_text, put, weights
+from tests.sample_bundles import edit_json, edit_tensors
 
 ALL = "emulator adapter"
 WHY = "safetensors is not a readable"

@@ -8,13 +8,13 @@ import shutil
 import torch
 import transformers as t
 
+from offsite.model.split import Split
 from offsite.owner.blueprint import Place
 from offsite.owner.build import build
-from offsite.split import Split
-from tests.bundles import edit_json, put
 from tests.families import tiny_tokenizer
 from tests.hostile.attacks_tokenizer import FILE, backend, settings, split
 from tests.hostile.corpus import attack, read_json
+from tests.sample_bundles import edit_json, put
 
 MAP = "special_tokens_map.json"
 MANY = 150_000  # words, as a large honest model has

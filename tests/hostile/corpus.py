@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bundles import put, sign
+from tests.sample_bundles import put, sign
 
 CANARY = "canary"
 

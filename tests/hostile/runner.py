@@ -23,13 +23,13 @@ from pathlib import Path
 import torch
 import transformers
 
-from offsite.adapter import Adapter, Lora, adapter_linears
+from offsite.bundles.adapter import Adapter, Lora, adapter_linears
+from offsite.bundles.emulator import Emulator
 from offsite.cli import app, shell
-from offsite.emulator import Emulator
+from offsite.model.split import Split
 from offsite.owner.blueprint import Place
 from offsite.owner.build import build, origin
 from offsite.owner.plug import plug
-from offsite.split import Split
 from tests.families import tiny_model, tiny_tokenizer
 from tests.hostile.all import ATTACKS
 from tests.hostile.corpus import CANARY, Attack

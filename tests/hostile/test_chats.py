@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from offsite import chat
-from offsite.emulator import Emulator
+from offsite.bundles.emulator import Emulator
+from offsite.data.examples import Example, Piece, encode
 from offsite.errors import UserError
-from offsite.text import Example, Piece, encode
-from tests.bundles import is_sentence, put
+from offsite.untrusted import chat_renderer
 from tests.hostile.runner import honest, memory
-from tests.test_chat import HOGS
+from tests.sample_bundles import is_sentence, put
+from tests.untrusted.test_chat_renderer import HOGS
 
 CHAT = Example(
     (Piece("w5 w6", False, "user"), Piece("w7", True, "assistant")), closed=False, where="a.jsonl, line 3"
@@ -37,7 +37,7 @@ def test_an_honest_template_writes(bundle):
 
 @pytest.mark.parametrize("name", HOGS)
 def test_a_template_that_takes_too_much_is_ended(bundle, name, monkeypatch):
-    monkeypatch.setattr(chat, "_PATIENCE", 1)
+    monkeypatch.setattr(chat_renderer, "_PATIENCE", 1)
     put(bundle, "chat_template.jinja", HOGS[name])
     tokenizer = Emulator.load(bundle).tokenizer
     Path("/proc/self/clear_refs").write_text("5")  # the peak of memory begins anew

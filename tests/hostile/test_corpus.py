@@ -11,8 +11,8 @@ from collections import Counter
 
 import pytest
 
-from tests.bundles import is_sentence
 from tests.hostile.all import ATTACKS
+from tests.sample_bundles import is_sentence
 
 MOST_MEGABYTES = 64  # over what the bundle's files have
 LONGEST = 400

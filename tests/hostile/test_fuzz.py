@@ -18,11 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.configuration import set_hypothesis_home_dir
 
-from offsite.adapter import Adapter
-from offsite.emulator import Emulator
+from offsite.bundles.adapter import Adapter
+from offsite.bundles.emulator import Emulator
 from offsite.errors import UserError
-from tests.bundles import sign
 from tests.hostile.runner import honest, memory
+from tests.sample_bundles import sign
 
 ODD = [
     None, True, False, 0, 1, -1, 2, 32, 2**31, 2**63, 2**64, 10**30, 0.5, 1e308, float("nan"), float("inf"),

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from offsite.folders import mend
+from offsite.files.atomic import mend
 
 SET_ASIDE = ("date", "seconds")
 """The keys of JSON objects, at any depth, that may differ between two runs."""

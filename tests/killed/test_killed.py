@@ -142,7 +142,7 @@ class TestSigning:
     @pytest.fixture
     def disturbed(self, forks, tmp_path):
         """The folders in which a line was killed just before each of its writes, and how to run it again."""
-        signing = pytest.importorskip("offsite.signing")
+        signing = pytest.importorskip("offsite.bundles.signing")
         pytest.importorskip("model_signing.signing")
 
         def over(words, prepare):

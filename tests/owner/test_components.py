@@ -7,7 +7,8 @@ from itertools import product
 import pytest
 import torch
 
-from offsite.decoder import Decoder
+from offsite.model.decoder import Decoder
+from offsite.model.split import Split
 from offsite.owner.build import build, keep_of
 from offsite.owner.components import (
     Candidates,
@@ -21,7 +22,6 @@ from offsite.owner.components import (
     sizes_of,
 )
 from offsite.owner.profile import Profile
-from offsite.split import Split
 from tests.families import tiny_model
 
 SPLIT = Split(1, 1)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 
+from offsite.bundles.emulator import Emulator
 from offsite.data_owner.tune import TuneConfig, tune
-from offsite.decoder import Decoder, longest
-from offsite.emulator import Emulator
+from offsite.model.decoder import Decoder, longest
+from offsite.model.split import Split
 from offsite.owner.blueprint import Place
 from offsite.owner.build import build
 from offsite.owner.distill import DistillConfig, align, distill
 from offsite.owner.states import hidden_states
-from offsite.split import Split
 from tests.families import FAMILIES, tiny_model
 from tests.test_laws import EXAMPLES, same, state
 

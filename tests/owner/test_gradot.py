@@ -6,8 +6,9 @@ import pytest
 import torch
 import transformers as t
 
-from offsite.decoder import Decoder
 from offsite.errors import UserError
+from offsite.model.decoder import Decoder
+from offsite.model.split import Split
 from offsite.owner import factors
 from offsite.owner.blueprint import everything
 from offsite.owner.build import build, keep_of, lossless
@@ -16,7 +17,6 @@ from offsite.owner.findings import Findings
 from offsite.owner.methods import gradot as module
 from offsite.owner.methods.gradot import GradOT
 from offsite.owner.profile import Profile
-from offsite.split import Split
 from tests.families import FAMILIES, tiny_model
 
 SPLIT = Split(1, 1)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from offsite import models, tasks
+from offsite.data import tasks
+from offsite.data.examples import blocks
+from offsite.model import loading
+from offsite.model.split import Split
 from offsite.owner.build import build, keep_of
 from offsite.owner.fidelity import fidelity, held_out
 from offsite.owner.methods import METHODS
-from offsite.split import Split
-from offsite.text import blocks
 
 
 @pytest.mark.slow
 def test_it_keeps_gradients_and_loss_better_than_dropping_layers_or_small_weights():
-    model, tokenizer = models.load("smollm2-135m")
+    model, tokenizer = loading.load("smollm2-135m")
     split, texts = Split(), tasks.texts("wikipedia")
     held = held_out(texts, tokenizer, 128, 8)
     found = {}

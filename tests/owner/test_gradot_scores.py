@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from offsite.decoder import Decoder
+from offsite.model.decoder import Decoder
 from offsite.owner import factors
 from offsite.owner.components import ridged, root
 from offsite.owner.curvature import Curvature, Moment

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from offsite.errors import UserError
-from offsite.modules import Weight
+from offsite.model.linears import Weight
+from offsite.model.split import Split
 from offsite.owner.blueprint import Place, check, everything, raw
 from offsite.owner.build import build, keep_of
 from offsite.owner.methods import DEFAULT, METHODS, method_named
@@ -17,7 +18,6 @@ from offsite.owner.methods.crash import Crash, cluster, linear_cka
 from offsite.owner.methods.uniform import Uniform
 from offsite.owner.profile import Profile
 from offsite.owner.stages import plan
-from offsite.split import Split
 from tests.families import tiny_model
 
 SPLIT = Split(1, 1)

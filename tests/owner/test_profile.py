@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from offsite.errors import UserError
+from offsite.model.split import Split
 from offsite.owner.methods import METHODS
 from offsite.owner.methods.base import Method, layers_to_keep
 from offsite.owner.methods.crash import Crash
 from offsite.owner.methods.uniform import Uniform
 from offsite.owner.profile import Findings, Profile
-from offsite.split import Split
-from tests.bundles import is_sentence, refusal
 from tests.families import tiny_model
+from tests.sample_bundles import is_sentence, refusal
 
 SPLIT = Split(1, 1)
 TOKENS = torch.randint(3, 120, (16, 8), generator=torch.Generator().manual_seed(0))

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from offsite.errors import UserError
+from offsite.model.split import Split
 from offsite.owner import harmonize as training
 from offsite.owner.build import build, keep_of
 from offsite.owner.methods import method_named
 from offsite.owner.methods.scaleot import ScaleOT
 from offsite.owner.methods.src import SRC
-from offsite.split import Split
-from tests.bundles import is_sentence
 from tests.families import tiny_model
+from tests.sample_bundles import is_sentence
 from tests.test_laws import same, state
 
 SPLIT = Split(1, 1)

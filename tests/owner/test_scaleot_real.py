@@ -5,19 +5,20 @@ from __future__ import annotations
 import pytest
 import torch
 
-from offsite import models, tasks
-from offsite.emulator import Emulator
+from offsite.bundles.emulator import Emulator
+from offsite.data import tasks
+from offsite.data.examples import blocks
+from offsite.model import loading
+from offsite.model.split import Split
 from offsite.owner.blueprint import raw
 from offsite.owner.build import build
 from offsite.owner.fidelity import fidelity, held_out
 from offsite.owner.methods.scaleot import ScaleOT
-from offsite.split import Split
-from offsite.text import blocks
 
 
 @pytest.mark.slow
 def test_harmonizers_are_truer_than_dropped_layers_and_generate_with_a_cache(tmp_path):
-    model, tokenizer = models.load("smollm2-135m")
+    model, tokenizer = loading.load("smollm2-135m")
     split, texts = Split(), tasks.texts("wikipedia")
     method = ScaleOT(steps=4, regressed=64, alpha=0.25, norm="plain", beta=1.0)
     plan = method.plan(method.profile(model, split, blocks(texts, tokenizer, 128, 128)), 0.7)

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from offsite.errors import UserError
-from offsite.modules import Weight
+from offsite.model.linears import Weight
+from offsite.model.split import Split
 from offsite.owner.blueprint import Place
 from offsite.owner.build import build, keep_of
 from offsite.owner.methods import chain
@@ -17,7 +18,6 @@ from offsite.owner.methods.src import SRC
 from offsite.owner.methods.svd import SVD
 from offsite.owner.methods.uniform import Uniform
 from offsite.owner.stages import overlay, plan
-from offsite.split import Split
 from tests.families import tiny_model
 from tests.owner.test_scaleot import QUICK, TOKENS
 

@@ -120,7 +120,8 @@ _hooked = []
 
 def write(home):
     """The model, private data and public text; the same model and text under the names that need no network."""
-    from offsite.tasks import recipe, shelf
+    from offsite.data.tasks import cache as shelf
+    from offsite.data.tasks import definition as recipe
     from tests.cli.conftest import write_jsonl
     from tests.families import tiny_model, tiny_tokenizer
 
@@ -174,7 +175,7 @@ def main(home):
     """Write the world into the folder `home`, and run all lines there."""
     import transformers
 
-    from offsite.record import calling
+    from offsite.provenance import calling
     from tests.cli.conftest import command
 
     transformers.logging.disable_progress_bar()

@@ -86,7 +86,7 @@ def test_no_file_that_is_sent_remembers_a_user_or_can_be_run(story):
 
 
 def test_what_only_looks_like_a_path_stays():
-    from offsite.checkpoint import _untold
+    from offsite.model.checkpoint import _untold
 
     told = {"eos": "/", "think": "/no_think", "template": "{{ a }}/b/c", "act": "silu",
             "added_tokens_decoder": {"5": {"content": "/usr/bin/"}}, "rope": {"type": "yarn"},
@@ -106,7 +106,7 @@ PATHS = [
 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_path_goes_wherever_it_stands(path):
-    from offsite.checkpoint import _untold
+    from offsite.model.checkpoint import _untold
 
     assert _untold({"a": path, "b": [1, path], "c": [[path]], path: 1, "d": 2}) == {"d": 2}
     assert _untold({"a": {"b": path, "c": 1}, "d": [{"e": path}, [{"f": path, "g": 1}]]}) == {

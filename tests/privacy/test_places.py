@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from offsite.decoder import Decoder, restack
-from offsite.modules import Weight
+from offsite.model.decoder import Decoder, restack
+from offsite.model.linears import Weight
+from offsite.model.split import Split
 from offsite.owner.blueprint import Place
 from offsite.owner.build import build
-from offsite.split import Split
 from tests.cli.conftest import listing
 
 SPLIT = Split(2, 2)

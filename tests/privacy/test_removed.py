@@ -14,13 +14,13 @@ from tempfile import TemporaryDirectory
 import pytest
 import torch
 
-from offsite.decoder import Decoder
+from offsite.model.decoder import Decoder
+from offsite.model.split import Split
 from offsite.owner.blueprint import raw
 from offsite.owner.build import build
 from offsite.owner.distill import DistillConfig, distill
 from offsite.owner.methods import chain
 from offsite.owner.stages import plan
-from offsite.split import Split
 from tests.families import tiny_model
 
 LONG = [pytest.param(name, marks=pytest.mark.long) for name in ("gpt2", "phi3")]

@@ -50,7 +50,7 @@ def test_the_libraries_are_told_not_to_tell(monkeypatch):
 
 def test_nothing_is_tracked_unless_it_is_asked_for(tmp_path):
     """transformers' own default is every tracker that is installed."""
-    from offsite.training import TrainConfig, _arguments
+    from offsite.training.loop import TrainConfig, _arguments
 
     assert TrainConfig().report_to == ()
     assert _arguments(TrainConfig(), tmp_path, check=False, half=False).report_to == []

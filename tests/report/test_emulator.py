@@ -8,16 +8,16 @@ import re
 import pytest
 import torch
 
-from offsite.emulator import Emulator
+from offsite.bundles.contents import sent
+from offsite.bundles.emulator import Emulator
 from offsite.errors import UserError
-from offsite.modules import Weight
+from offsite.model.linears import Weight
+from offsite.model.split import Split
 from offsite.owner.blueprint import Place, everything
 from offsite.owner.build import build, keep_of
 from offsite.owner.receipt import write_receipt
 from offsite.report.emulator import emulator
-from offsite.report.sent import sent
 from offsite.report.stack import PlaceSaid, floors, told
-from offsite.split import Split
 from tests.families import tiny_model
 from tests.report.pages import blueprint_receipt
 

@@ -11,7 +11,7 @@ import pytest
 
 from offsite.errors import UserError
 from offsite.report import write
-from offsite.report.results import ROWS
+from offsite.results.schema import ROWS
 from tests.report.pages import ATTACK, LOADING, SCORES, Page, browsed, cell
 
 

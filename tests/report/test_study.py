@@ -9,7 +9,7 @@ import pytest
 
 from offsite.errors import UserError
 from offsite.report import write
-from offsite.report.results import ROWS
+from offsite.results.schema import ROWS
 from tests.report.pages import SCORES, Page, made_study
 
 OWN = [row.key for row in ROWS[2:]]

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from offsite.errors import UserError
+from offsite.model.split import Split
 from offsite.owner.findings import Findings
 from offsite.owner.profile import Profile
 from offsite.report.figures import DEPTHS, shades
 from offsite.report.training import write_training
-from offsite.split import Split
 from tests.families import tiny_model
 from tests.report.pages import ATTACK, LOADING, Page
 

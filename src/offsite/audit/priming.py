@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from offsite.decoder import longest
-from offsite.emulator import Emulator
-from offsite.panics import hushed, token_ids
+from offsite.bundles.emulator import Emulator
+from offsite.data.examples import Example, Piece, encode
+from offsite.model.decoder import longest
 from offsite.progress import track
-from offsite.text import Example, Piece, encode
-from offsite.training import answer_loss, autocast, pad
+from offsite.training.loop import answer_loss, autocast, pad
+from offsite.untrusted.tokenize import hushed, token_ids
 
 _KNOWN = 0.2  # nats a token: below, there is nothing left to learn
 # Both must hold. Chosen on SmolLM2-135M, whole and as a uniform emulator, on five tasks each: honest ones have

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from offsite.audit.priming import Start, start
 from offsite.audit.weights import Oddity, odd
-from offsite.decoder import Decoder
-from offsite.emulator import Emulator
+from offsite.bundles.emulator import Emulator
+from offsite.data.examples import Example
 from offsite.errors import UserError
-from offsite.harmonizers import hung
-from offsite.modules import LowRank
-from offsite.text import Example
+from offsite.model.decoder import Decoder
+from offsite.model.harmonizers import hung
+from offsite.model.linears import LowRank
 
 _SAMPLE = 32
 

@@ -13,9 +13,9 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from offsite.decoder import Decoder
-from offsite.emulator import Emulator
-from offsite.modules import LowRank
+from offsite.bundles.emulator import Emulator
+from offsite.model.decoder import Decoder
+from offsite.model.linears import LowRank
 from offsite.progress import track
 
 _SIZE = 8.0  # times the median of the same matrix in the other layers, or of that the inverse (seen: 3.8)

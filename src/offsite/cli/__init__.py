@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from offsite import record
+from offsite import provenance
 from offsite.cli import (
     compare,
     compress,
@@ -60,7 +60,7 @@ for module in (
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(f"offsite {record.versions(('offsite',))['offsite']}")
+        typer.echo(f"offsite {provenance.versions(('offsite',))['offsite']}")
         raise typer.Exit
 
 

@@ -24,11 +24,11 @@ from offsite.cli.options import (
 from offsite.cli.shell import beside, console, emit, output, stages
 from offsite.cli.tables import duration, plan_table, rows_tables, study_table
 from offsite.errors import UserError
-from offsite.folders import staged, write_json
+from offsite.files.atomic import staged, write_json
 
 if TYPE_CHECKING:
-    from offsite.experiment import Experiment
-    from offsite.study import Recipe
+    from offsite.experiments.compare import Experiment
+    from offsite.experiments.study import Recipe
 
 NAME = "compare"
 HELP = """The experiment: zero-shot, fine-tuned, emulator zero-shot, emulator tuned and plugged in.
@@ -109,7 +109,7 @@ def command(
     data = train or words(task_names)[0]
     output(out, force, [first, emulator, *words(task_names), data, *([cache] if cache else [])])
     from offsite.data_owner.tune import TuneConfig
-    from offsite.experiment import Experiment
+    from offsite.experiments.compare import Experiment
 
     chosen = {name: given[name] for name in ("steps", "lr", "seed") if name in given}
     config = TuneConfig(**chosen, lora_rank=lora_rank)  # type: ignore[arg-type]
@@ -123,13 +123,14 @@ def command(
 def _pair(
     model: str, emulator: Path, experiment: Experiment, train: str, out: Path, work: Path, json: bool
 ) -> None:
-    from offsite import models, report
-    from offsite.emulator import Emulator
-    from offsite.experiment import compare
-    from offsite.record import record
+    from offsite import report
+    from offsite.bundles.emulator import Emulator
+    from offsite.experiments.compare import compare
+    from offsite.model import loading
+    from offsite.provenance import record
 
     opened = Emulator.load(emulator)
-    whole, _ = models.load(model)
+    whole, _ = loading.load(model)
     results = compare(whole, opened, experiment, work)
     results |= {"model": model, "train": train} | record(experiment.config.seed)
     with staged(out) as folder:
@@ -147,7 +148,7 @@ def _pair(
 
 
 def _recipe(first: str, over: list[str], given: Mapping[str, object]) -> Recipe:
-    from offsite.study import read
+    from offsite.experiments.study import read
 
     if Path(first).suffix.lower() not in (".yaml", ".yml"):
         raise UserError(f"{first!r} is no recipe (.yaml); name one, or a model and an emulator made from it.")
@@ -158,7 +159,7 @@ def _recipe(first: str, over: list[str], given: Mapping[str, object]) -> Recipe:
 
 
 def _plan(recipe: Recipe, work: Path, json: bool) -> None:
-    from offsite.study.forecast import forecast
+    from offsite.experiments.study.forecast import forecast
 
     found = forecast(recipe, work)
 
@@ -172,10 +173,12 @@ def _plan(recipe: Recipe, work: Path, json: bool) -> None:
 
 
 def _study(recipe: Recipe, out: Path, work: Path, json: bool) -> None:
-    from offsite import models, report, study
-    from offsite.record import record
+    from offsite import report
+    from offsite.experiments import study
+    from offsite.model import loading
+    from offsite.provenance import record
 
-    whole, tokenizer = models.load(recipe.model)
+    whole, tokenizer = loading.load(recipe.model)
     results = study.run(recipe, whole, tokenizer, work, _say) | record(recipe.seeds[0])
     table = study.tabulate(results)
     with staged(out) as folder:
@@ -201,7 +204,7 @@ def _say(line: str) -> None:
 
 def _worth(work: Path) -> bool:
     """Whether there is something that the same command goes on from."""
-    from offsite.training import has_checkpoint
+    from offsite.training.loop import has_checkpoint
 
     learnt = (*work.glob("*.json"), *work.glob("profil*/*/*.safetensors"), *work.glob("profiles/*/*/*.json"))
     return bool(learnt) or any(map(has_checkpoint, work.glob("*-checkpoints")))

@@ -17,11 +17,11 @@ from offsite.owner.learn import learn
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from offsite.emulator import Emulator
+    from offsite.bundles.emulator import Emulator
+    from offsite.model.split import Split
     from offsite.owner.methods.base import Method
     from offsite.owner.profile import Profile
     from offsite.owner.stages import Stage
-    from offsite.split import Split
 
 NAME = "compress"
 HELP = """Model owner: make the emulator bundle that a data owner may have.
@@ -71,18 +71,19 @@ def command(
     """Profile, plan, build, save the bundle and the owner's receipt."""
     read: list[str | Path] = [model, text, *(profiles or [])]
     private = outputs(out, receipt, force, read)
-    from offsite import models, tasks
+    from offsite.data import tasks
+    from offsite.model import loading
     from offsite.owner.build import build, keep_of
     from offsite.owner.distill import align
     from offsite.owner.methods.base import check_keep
     from offsite.owner.receipt import write_receipt
     from offsite.owner.stages import plan
-    from offsite.training import has_checkpoint
+    from offsite.training.loop import has_checkpoint
 
     check_keep(keep)
     asked = [f"{name}={value}" for name, value in (("alpha", alpha), ("beta", beta)) if value is not None]
     chosen, split = _chosen(profiles or [], method, [*(knobs or []), *asked], seed, bottom, top)
-    whole, tokenizer = models.load(model)
+    whole, tokenizer = loading.load(model)
     with (
         _profiling(out, [one.name for one, _ in chosen]) as parts,
         leftovers(beside(out, ".distilling"), has_checkpoint) as work,
@@ -107,9 +108,9 @@ def _chosen(
 ) -> tuple[list[tuple[Method, Profile | None]], Split]:
     """The methods in their order, each with its profile if there is one, and the split that profiles say."""
     from offsite.errors import UserError
+    from offsite.model.split import Split
     from offsite.owner.methods import before, chain
     from offsite.owner.profile import Profile
-    from offsite.split import Split
 
     profiles = [Profile.load(folder) for folder in folders]
     words = method.split("+") if method else [p.method for p in profiles] or [DEFAULT]

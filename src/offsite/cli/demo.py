@@ -28,8 +28,8 @@ def command(
 ) -> None:
     """Run the commands of the story, one after the other, in this process."""
     from offsite.cli import app
-    from offsite.folders import write_text
-    from offsite.record import calling
+    from offsite.files.atomic import write_text
+    from offsite.provenance import calling
 
     _fresh(out)
     write_text(out / "demo.json", '{"made by": "offsite demo"}\n')

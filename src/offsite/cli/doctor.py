@@ -39,10 +39,10 @@ def command(json: Json = False) -> None:
 def _findings() -> dict[str, Any]:
     import torch
 
-    from offsite.models import NAMED
-    from offsite.record import PACKAGES, machine, versions
-    from offsite.training import bf16_pays
-    from offsite.wheels import cache_dir
+    from offsite.download.wheels import cache_dir
+    from offsite.model.loading import NAMED
+    from offsite.provenance import PACKAGES, machine, versions
+    from offsite.training.loop import bf16_pays
 
     missing = {
         extra: " and ".join(absent)

@@ -40,11 +40,11 @@ def command(
     """Open, put the adapter in, score, write."""
     if out:
         output(out, force, [path, *words(task_names), *([adapter] if adapter else [])], file=True)
-    from offsite import tasks
-    from offsite.folders import write_json
-    from offsite.record import record
+    from offsite.data import tasks
+    from offsite.files.atomic import write_json
+    from offsite.provenance import record
     from offsite.scoring import evaluate
-    from offsite.training import autocast
+    from offsite.training.loop import autocast
 
     asked = [tasks.load(word, "test") for word in words(task_names)]
     model, tokenizer = _open(path, adapter)
@@ -63,15 +63,15 @@ def command(
 
 
 def _open(path: str, adapter: Path | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    from offsite import models
-    from offsite.adapter import Adapter, swap
-    from offsite.emulator import Emulator, is_emulator
+    from offsite.bundles.adapter import Adapter, swap
+    from offsite.bundles.emulator import Emulator, is_emulator
     from offsite.errors import UserError
+    from offsite.model import loading
     from offsite.owner.plug import plug
 
     tuned = Adapter.load(adapter) if adapter else None
     if not is_emulator(path):
-        model, tokenizer = models.load(path)
+        model, tokenizer = loading.load(path)
         if tuned:
             plug(model, tuned)
         return model, tokenizer
@@ -81,7 +81,7 @@ def _open(path: str, adapter: Path | None) -> tuple[PreTrainedModel, PreTrainedT
     if tuned:
         _refuse_stranger(emulator.digest, tuned.emulator)
         swap(emulator.model, tuned)
-    emulator.model.to(models.device())  # type: ignore[arg-type]
+    emulator.model.to(loading.device())  # type: ignore[arg-type]
     return emulator.model, emulator.tokenizer
 
 

@@ -25,8 +25,8 @@ def command(
 ) -> None:
     """Open the bundle, write every place out in full."""
     output(out, force, [emulator])
-    from offsite.emulator import Emulator
-    from offsite.folders import staged
+    from offsite.bundles.emulator import Emulator
+    from offsite.files.atomic import staged
 
     opened = Emulator.load(emulator)
     with staged(out) as folder:

@@ -25,11 +25,11 @@ def command(
     json: Json = False,
 ) -> None:
     """Fetch, and print where it lies."""
-    from offsite import models
-    from offsite.folders import staged
+    from offsite.files.atomic import staged
+    from offsite.model import loading
 
     where = output(out, force) if out else None
-    folder = models.fetch(name)
+    folder = loading.fetch(name)
     if where:
         with staged(where) as fresh:
             shutil.copytree(folder, fresh, dirs_exist_ok=True)

@@ -14,18 +14,18 @@ from offsite.cli.options import Force, Json, Limit, Model, Rank, Seed, Stages, T
 from offsite.cli.profile import Knobs, Methods, Profiles, worth
 from offsite.cli.shell import beside, console, emit, output, stages
 from offsite.cli.tables import frontier_table
-from offsite.folders import staged, write_json
+from offsite.files.atomic import staged, write_json
 from offsite.owner.learn import learn
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from offsite.frontier import Candidate, Frontier
-    from offsite.frontier.grid import Grid, Settings
+    from offsite.experiments.frontier import Candidate, Frontier
+    from offsite.experiments.frontier.grid import Grid, Settings
+    from offsite.model.split import Split
     from offsite.owner.methods.base import Method
     from offsite.owner.profile import Profile
-    from offsite.split import Split
 
 NAME = "frontier"
 HELP = """Choose what to send: many emulators from one profile, the promising ones scored, and a wish answered.
@@ -100,13 +100,13 @@ def command(
     named = words(task_names)
     data = train or named[0]
     output(out, force, [model, text, *(profiles or []), *named, data, *([cache] if cache else [])])
-    from offsite import models
     from offsite.data_owner.tune import TuneConfig
-    from offsite.experiment import Bench, Cache, Experiment
-    from offsite.frontier import Wish, explore
-    from offsite.frontier.choose import share
+    from offsite.experiments.compare import Bench, Cache, Experiment
+    from offsite.experiments.frontier import Wish, explore
+    from offsite.experiments.frontier.choose import share
+    from offsite.model import loading
     from offsite.owner.profile import Profile
-    from offsite.record import record
+    from offsite.provenance import record
 
     wish = Wish(min_gap, None if max_loss is None else share(max_loss))
     config = TuneConfig(steps=steps, lr=lr, lora_rank=lora_rank, seed=seed)
@@ -117,7 +117,7 @@ def command(
     about: dict[str, Any] = {"model": model, "method": "+".join(grid.words), "tasks": named}
     about |= {"train": data, "limit": limit, "tuning": asdict(config), "text": text, "blocks": [blocks, length]}
     experiment = Experiment.of(named, data, config, limit)
-    whole, tokenizer = models.load(model)
+    whole, tokenizer = loading.load(model)
     tokens = _tokens(whole, tokenizer, text, length, blocks)
     with stages(cache, beside(out, ".frontier"), _worth) as work:
         serve = _Profiles(dict(zip(profiles or [], loaded, strict=True)), whole, tokenizer, text, work)
@@ -133,8 +133,8 @@ def command(
 def _tokens(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, length: int, blocks: int
 ) -> Tensor:
-    from offsite import tasks
-    from offsite.decoder import check_length
+    from offsite.data import tasks
+    from offsite.model.decoder import check_length
     from offsite.owner.fidelity import held_out
 
     check_length(model, length)
@@ -175,7 +175,7 @@ def _grid(
     splits: str | None,
     seed: int,
 ) -> Grid:
-    from offsite.frontier import grid
+    from offsite.experiments.frontier import grid
     from offsite.owner.methods import DEFAULT, before
 
     names = method.split("+") if method else list(dict.fromkeys(each.method for each in profiles)) or [DEFAULT]
@@ -192,8 +192,8 @@ def _grid(
 
 def _checked(grid: Grid, profiles: list[Profile]) -> list[Settings]:
     """The points of the grid, all of which the profiles, or one profile that is made on the way, serve."""
+    from offsite.model.split import Split
     from offsite.owner.profile import Profile
-    from offsite.split import Split
 
     settings = grid.settings()
     made = [Profile(Split(), (), method=each.name, knobs=each.knobs) for each in grid.of(settings[0])]
@@ -218,9 +218,9 @@ class _Profiles:
 
     def candidate(self, grid: Grid, point: Settings) -> Candidate:
         """The methods as they are at a point, each with the profile for its split."""
-        from offsite.frontier import Candidate
-        from offsite.frontier.grid import split_of
-        from offsite.split import Split
+        from offsite.experiments.frontier import Candidate
+        from offsite.experiments.frontier.grid import split_of
+        from offsite.model.split import Split
 
         split = split_of(point, next(iter(self.given.values())).split if self.given else Split())
         return Candidate(point, [(method, self.of(method, split)) for method in grid.of(point)])
@@ -233,7 +233,7 @@ class _Profiles:
 
     def call(self, candidate: Candidate, grid: Grid, model: str, out: Path, seed: int) -> list[str]:
         """The words of the `offsite compress` that makes the emulator of a candidate."""
-        from offsite.frontier.grid import knobs
+        from offsite.experiments.frontier.grid import knobs
 
         used = [profile for _, profile in candidate.stages]
         folders = [folder for folder, profile in self.given.items() if any(profile is each for each in used)]
@@ -253,7 +253,7 @@ class _Profiles:
         """Write the emulator of a point and its receipt into `folder`, later `out`; the call that makes it."""
         from offsite.owner.build import keep_of
         from offsite.owner.receipt import write_receipt
-        from offsite.record import calling
+        from offsite.provenance import calling
 
         candidate = self.candidate(grid, point)
         call = self.call(candidate, grid, model, out / "emulator", seed)
@@ -287,7 +287,7 @@ def _set(knobs: Mapping[str, object]) -> list[str]:
 
 def _worth(work: Path) -> bool:
     """Whether there is something that the same command goes on from."""
-    from offsite.training import has_checkpoint
+    from offsite.training.loop import has_checkpoint
 
     if any(work.glob("*.json")) or any(map(has_checkpoint, work.glob("*-checkpoints"))):
         return True

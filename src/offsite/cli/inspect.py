@@ -16,7 +16,7 @@ from offsite.cli.shell import console, emit
 
 if TYPE_CHECKING:
     from offsite.audit import EmulatorAudit
-    from offsite.emulator import Emulator
+    from offsite.bundles.emulator import Emulator
 
 NAME = "inspect"
 HELP = """Either side: what is in a bundle, what it reveals, its sizes and digests. Checks it on the way.
@@ -54,7 +54,7 @@ def command(
     json: Json = False,
 ) -> None:
     """Open the bundle as its receiver would, and describe it."""
-    from offsite.emulator import Emulator, is_emulator
+    from offsite.bundles.emulator import Emulator, is_emulator
     from offsite.errors import UserError
 
     found = None
@@ -80,9 +80,11 @@ def command(
 
 def _audited(opened: Emulator, data: str) -> EmulatorAudit:
     """What the data owner sees before tuning."""
-    from offsite import audit, models, tasks
+    from offsite import audit
+    from offsite.data import tasks
+    from offsite.model import loading
 
-    opened.model.to(models.device())  # type: ignore[arg-type]
+    opened.model.to(loading.device())  # type: ignore[arg-type]
     return audit.emulator(opened, tasks.examples(data))
 
 
@@ -96,11 +98,12 @@ class _Against(NamedTuple):
 
     def fidelity(self, emulator: Emulator) -> dict[str, Any]:
         """The owner's figures."""
-        from offsite import models, tasks
+        from offsite.data import tasks
+        from offsite.model import loading
         from offsite.owner.build import keep_of
         from offsite.owner.fidelity import fidelity, held_out
 
-        model, tokenizer = models.load(self.model)
+        model, tokenizer = loading.load(self.model)
         tokens = held_out(tasks.texts(self.text), tokenizer, self.length, self.blocks)
         emulator.model.to(model.device)  # type: ignore[arg-type]
         found = fidelity(emulator, model, tokens)
@@ -113,8 +116,8 @@ class _Against(NamedTuple):
 
 
 def _emulator(path: Path, emulator: Emulator, against: _Against | None) -> dict[str, Any]:
-    from offsite.decoder import Decoder
-    from offsite.harmonizers import hung
+    from offsite.model.decoder import Decoder
+    from offsite.model.harmonizers import hung
 
     decoder = Decoder.of(emulator.model)
     middle = emulator.split.middle(len(decoder))
@@ -147,8 +150,8 @@ def _emulator(path: Path, emulator: Emulator, against: _Against | None) -> dict[
 
 def _places(emulator: Emulator) -> list[Place]:
     """Of each place in the middle, what its tensors' shapes show."""
-    from offsite.decoder import Decoder, skeleton
-    from offsite.modules import LowRank
+    from offsite.model.decoder import Decoder, skeleton
+    from offsite.model.linears import LowRank
 
     decoder, whole = Decoder.of(emulator.model), Decoder.of(skeleton(emulator.model.config))
     places = []
@@ -169,7 +172,7 @@ def _places(emulator: Emulator) -> list[Place]:
 
 def _harmonizers(emulator: Emulator) -> list[dict[str, int]]:
     """Of each harmonizer, after how many of the middle's places it stands, and its rank."""
-    from offsite.harmonizers import hung
+    from offsite.model.harmonizers import hung
 
     return [
         {"after": int(name.split(".")[1]) + 1 - emulator.split.bottom, "rank": tensor.shape[1]}
@@ -211,7 +214,7 @@ def _range(numbers: list[int]) -> str:
 
 
 def _adapter(path: Path) -> dict[str, Any]:
-    from offsite.adapter import Adapter
+    from offsite.bundles.adapter import Adapter
 
     adapter = Adapter.load(path)
     how = "whole layers" if adapter.lora is None else f"LoRA of rank {adapter.lora.rank}"

@@ -22,7 +22,7 @@ def command(
     json: Json = False,
 ) -> None:
     """Write both keys, and say how the other side can make sure of the public one."""
-    from offsite import signing
+    from offsite.bundles import signing
 
     private, public = signing.keygen(out)
     data = {"private": str(private), "public": str(public), "fingerprint": signing.fingerprint(public)}

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from offsite.errors import UserError
-from offsite.folders import card_of
+from offsite.files.atomic import card_of
 
 _T = TypeVar("_T")
 
@@ -39,9 +39,9 @@ def _checked(check: Callable[[_T], object]) -> Callable[[Any], Any]:
 @_checked
 def a_model(word: str) -> None:
     """For a folder, a named model or a hub id."""
-    from offsite import models
+    from offsite.model import loading
 
-    models.check(word)
+    loading.check(word)
 
 
 @_checked
@@ -67,7 +67,7 @@ def some_bundles(paths: Sequence[Path]) -> None:
 @_checked
 def a_task(word: str) -> None:
     """For a task's name or a data file."""
-    from offsite import tasks
+    from offsite.data import tasks
 
     tasks.check(word)
 
@@ -82,7 +82,7 @@ def some_tasks(listed: str) -> None:
 @_checked
 def a_text(word: str) -> None:
     """For public text."""
-    from offsite import tasks
+    from offsite.data import tasks
 
     tasks.check_text(word)
 

@@ -9,13 +9,13 @@ import typer
 
 from offsite.cli.options import Force, Json, a_bundle, a_model, a_text, some_bundles
 from offsite.cli.shell import emit, mark, outputs, staged_with
-from offsite.folders import write_json
+from offsite.files.atomic import write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from offsite.adapter import Adapter
+    from offsite.bundles.adapter import Adapter
 
 _TEXT, _BLOCKS, _LENGTH = "wikipedia", 16, 128  # public text that takes seconds
 
@@ -67,22 +67,23 @@ def command(
 ) -> None:
     """Check that the adapter is for this model, plug it in, save."""
     private = outputs(out, None, force, [model, adapter, *(expect or ()), *([text] if text else [])])
-    from offsite import audit, checkpoint, models
-    from offsite.adapter import Adapter
+    from offsite import audit
+    from offsite.bundles.adapter import Adapter
     from offsite.cli import audits
     from offsite.errors import UserError
+    from offsite.model import checkpoint, loading
     from offsite.owner.plug import plug
 
     if max_shift is not None and not max_shift >= 0:
         raise UserError(f"--max-shift is a share of a tensor's size, such as 0.1, not {max_shift}.")
     if trusted_key:
-        from offsite import signing
+        from offsite.bundles import signing
 
         signing.verify(adapter, trusted_key)
     tuned = Adapter.load(adapter)
     known = _vouched(tuned, receipts, [out.parent.resolve(), Path.cwd()])
     trusted = [Adapter.load(path) for path in expect or ()]
-    whole, tokenizer = models.load(model)
+    whole, tokenizer = loading.load(model)
     displaced = plug(whole, tuned)
     tokens = _public(text, whole, tokenizer)
     found = audit.adapter(whole, displaced, trusted=trusted, tokens=tokens)
@@ -109,8 +110,8 @@ def command(
 
 def _public(text: str | None, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Tensor | None:
     """Blocks of public text, (blocks, length); none where none is asked for and none is at hand."""
-    from offsite import tasks
-    from offsite.decoder import longest
+    from offsite.data import tasks
+    from offsite.model.decoder import longest
     from offsite.owner.fidelity import held_out
 
     if text is None and not tasks.at_hand(_TEXT):
@@ -119,7 +120,7 @@ def _public(text: str | None, model: PreTrainedModel, tokenizer: PreTrainedToken
 
 
 def _record(folder: Path, tuned: Adapter, audit: dict[str, Any]) -> None:
-    from offsite.record import record
+    from offsite.provenance import record
 
     receipt = {"adapter": tuned.digest, "tuned_on": tuned.emulator, "audit": audit, "record": record(0)}
     write_json(folder / "receipt.json", receipt)

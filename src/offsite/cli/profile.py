@@ -60,15 +60,15 @@ def command(
 ) -> None:
     """Read the text, let the method learn, save."""
     output(out, force, [model, text])
-    from offsite import models
-    from offsite.folders import staged
+    from offsite.files.atomic import staged
+    from offsite.model import loading
+    from offsite.model.split import Split
     from offsite.owner.methods import method_named, seeded
-    from offsite.split import Split
 
     asked = [*(knobs or ()), *([] if steps is None else [f"steps={steps}"])]
     name = method or DEFAULT
     chosen, split = method_named(name, asked, seeded(name, seed)), Split(bottom, top)
-    whole, tokenizer = models.load(model)
+    whole, tokenizer = loading.load(model)
     with leftovers(beside(out, ".profiling"), worth) as work:
         learnt = learn(chosen, whole, tokenizer, split, text, work, blocks, length)
         with staged(out) as folder:

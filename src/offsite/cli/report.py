@@ -39,7 +39,7 @@ def command(
     json: Json = False,
 ) -> None:
     """Find what is there, write the page."""
-    from offsite.folders import write_text
+    from offsite.files.atomic import write_text
     from offsite.report.sections import page
 
     path = _place(folder, out, force)

@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 
 from offsite.errors import UserError, brief, did_you_mean
-from offsite.folders import (
+from offsite.files.atomic import (
     check,
     check_parent,
     held,
@@ -29,7 +29,7 @@ from offsite.folders import (
     was_cut_off,
     write_json,
 )
-from offsite.record import call
+from offsite.provenance import call
 
 USER_ERROR, INTERNAL_ERROR, INTERRUPTED = 2, 1, 130
 
@@ -150,7 +150,7 @@ def mark(folder: Path, about: dict[str, Any]) -> None:
 
     A checkpoint is for others too, so it tells neither the call, which may hold local paths, nor the machine.
     """
-    from offsite.record import record
+    from offsite.provenance import record
 
     files = sorted(file.name for file in folder.iterdir())
     told = {name: said for name, said in record(0).items() if name in ("versions", "date")}

@@ -25,7 +25,7 @@ def command(
     json: Json = False,
 ) -> None:
     """Check that the bundle is whole, and sign it."""
-    from offsite import signing
+    from offsite.bundles import signing
 
     data = {"bundle": str(bundle), "fingerprint": signing.sign(bundle, key)}
     emit(

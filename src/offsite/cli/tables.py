@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.table import Table
 
-from offsite.report.results import ROWS
+from offsite.results.schema import ROWS
 
 if TYPE_CHECKING:
-    from offsite.frontier import Frontier
-    from offsite.frontier.choose import Point
-    from offsite.study import Table as Study
-    from offsite.study.forecast import Forecast, Step
+    from offsite.experiments.frontier import Frontier
+    from offsite.experiments.frontier.choose import Point
+    from offsite.experiments.study import Table as Study
+    from offsite.experiments.study.forecast import Forecast, Step
 
 
 def scores_table(scores: Mapping[str, Mapping[str, float]], notes: Sequence[str] = ()) -> Table:
@@ -98,8 +98,8 @@ def _cells(score: Mapping[str, float]) -> tuple[str, ...]:
 
 def frontier_table(found: Frontier) -> Table:
     """One line a point, as narrow as may be."""
-    from offsite.frontier.choose import undominated
-    from offsite.frontier.grid import in_words
+    from offsite.experiments.frontier.choose import undominated
+    from offsite.experiments.frontier.grid import in_words
 
     table = Table(
         caption=_CAPTION, caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
@@ -125,7 +125,7 @@ _CAPTION = (
 
 
 def _figures_of(point: Point) -> list[str]:
-    from offsite.frontier.choose import mean
+    from offsite.experiments.frontier.choose import mean
 
     cells = [
         f"{100 * point.stored:.1f}",

@@ -10,7 +10,7 @@ import typer
 
 from offsite.cli.options import EmulatorBundle, Force, Json, Rank, Seed, a_task
 from offsite.cli.shell import beside, console, emit, leftovers, outputs, staged_with
-from offsite.folders import write_json
+from offsite.files.atomic import write_json
 
 if TYPE_CHECKING:
     from offsite.data_owner.tune import TuneConfig, Tuned
@@ -52,22 +52,24 @@ def command(
 ) -> None:
     """Read the data, tune, save the adapter and the data owner's private record."""
     private = outputs(out, None, force, [emulator, data])
-    from offsite import audit, models, tasks
+    from offsite import audit
+    from offsite.bundles.emulator import Emulator
     from offsite.cli import audits
+    from offsite.data import tasks
     from offsite.data_owner.tune import TuneConfig, tune
-    from offsite.emulator import Emulator
-    from offsite.training import has_checkpoint
+    from offsite.model import loading
+    from offsite.training.loop import has_checkpoint
 
     config = TuneConfig(
         steps=steps, batch_size=batch_size, lr=lr, seed=seed, lora_rank=lora_rank, max_length=max_length,
         report_to=tuple(report_to or ()),
     )  # fmt: skip
     if trusted_key:
-        from offsite import signing
+        from offsite.bundles import signing
 
         signing.verify(emulator, trusted_key)
     opened = Emulator.load(emulator)
-    opened.model.to(models.device())  # type: ignore[arg-type]
+    opened.model.to(loading.device())  # type: ignore[arg-type]
     examples = tasks.examples(data)
     found = audit.emulator(opened, examples, max_length=max_length, seed=seed)
     audits.show_emulator(found)
@@ -84,7 +86,7 @@ def command(
 
 
 def _record(folder: Path, tuned: Tuned, config: TuneConfig, data: str, audit: dict[str, Any]) -> None:
-    from offsite.record import record
+    from offsite.provenance import record
 
     receipt = {
         "adapter": tuned.digest,

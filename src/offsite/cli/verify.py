@@ -25,7 +25,7 @@ def command(
     json: Json = False,
 ) -> None:
     """Refuse what is unsigned, altered, has a file too many or too few, or is signed with another key."""
-    from offsite import signing
+    from offsite.bundles import signing
 
     files = signing.verify(bundle, key)
     signer = signing.fingerprint(key)

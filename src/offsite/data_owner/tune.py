@@ -14,13 +14,13 @@ from pathlib import Path
 import torch
 from transformers import set_seed
 
-from offsite import bundle
-from offsite.adapter import LORA_PARTS, Adapter, Lora, adapter_linears, adapter_tensors, swap
-from offsite.decoder import Decoder, base_of, longest
-from offsite.emulator import Emulator
+from offsite.bundles import bundle
+from offsite.bundles.adapter import LORA_PARTS, Adapter, Lora, adapter_linears, adapter_tensors, swap
+from offsite.bundles.emulator import Emulator
+from offsite.data.examples import Encoded, Example, encode
 from offsite.errors import UserError
-from offsite.text import Encoded, Example, encode
-from offsite.training import Point, TrainConfig, answer_loss, fit, mark_of, only, pad
+from offsite.model.decoder import Decoder, base_of, longest
+from offsite.training.loop import Point, TrainConfig, answer_loss, fit, mark_of, only, pad
 
 
 @dataclass(frozen=True)

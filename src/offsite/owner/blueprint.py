@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from offsite.errors import UserError
-from offsite.modules import Weight
-from offsite.split import Split
+from offsite.model.linears import Weight
+from offsite.model.split import Split
 
 
 @dataclass(frozen=True)

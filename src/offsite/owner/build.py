@@ -6,15 +6,15 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from offsite import bundle
-from offsite.adapter import adapter_tensors
-from offsite.decoder import Decoder, own, restack
-from offsite.emulator import Emulator
+from offsite.bundles import bundle
+from offsite.bundles.adapter import adapter_tensors
+from offsite.bundles.emulator import Emulator
 from offsite.errors import UserError
-from offsite.harmonizers import Harmonizer, hang, hung
-from offsite.modules import Weight
+from offsite.model.decoder import Decoder, own, restack
+from offsite.model.harmonizers import Harmonizer, hang, hung
+from offsite.model.linears import Weight
+from offsite.model.split import Split
 from offsite.owner.blueprint import Blueprint, Place, check, everything, raw
-from offsite.split import Split
 
 
 def build(

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from offsite.decoder import Decoder
-from offsite.modules import Weight
+from offsite.model.decoder import Decoder
+from offsite.model.linears import Weight
 from offsite.owner.blueprint import Blueprint, Place
 from offsite.owner.profile import Profile
 

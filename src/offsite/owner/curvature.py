@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from offsite.decoder import Decoder
 from offsite.errors import UserError
+from offsite.model.decoder import Decoder
 from offsite.owner.states import frozen
 from offsite.progress import track
-from offsite.training import autocast, bf16_pays
+from offsite.training.loop import autocast, bf16_pays
 
 _BATCH = 2048  # tokens at once; bounds the states held in memory
 _BLOCK = 192  # of a symmetric matrix: what stands above the diagonal blocks is mirrored, not computed

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from offsite import bundle
-from offsite.decoder import Decoder, longest, output_at, own
-from offsite.emulator import Emulator
-from offsite.harmonizers import hung
-from offsite.text import blocks
-from offsite.training import Batch, Loss, Point, TrainConfig, fit, only
+from offsite.bundles import bundle
+from offsite.bundles.emulator import Emulator
+from offsite.data.examples import blocks
+from offsite.model.decoder import Decoder, longest, output_at, own
+from offsite.model.harmonizers import hung
+from offsite.training.loop import Batch, Loss, Point, TrainConfig, fit, only
 
 
 @dataclass(frozen=True)

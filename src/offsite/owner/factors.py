@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from offsite.decoder import Decoder
+from offsite.model.decoder import Decoder
+from offsite.model.split import Split
 from offsite.owner.components import root
 from offsite.owner.curvature import Curvature, curvature
 from offsite.owner.findings import Findings
 from offsite.progress import track
-from offsite.split import Split
 
 _ROOM = 2 << 30  # bytes of sums at once; more layers than fit are watched in further passes
 

@@ -13,17 +13,17 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from offsite import bundle
-from offsite.adapter import adapter_tensors
-from offsite.decoder import Decoder, check_length
-from offsite.emulator import Emulator
+from offsite.bundles import bundle
+from offsite.bundles.adapter import adapter_tensors
+from offsite.bundles.emulator import Emulator
+from offsite.data.examples import blocks
 from offsite.errors import UserError
+from offsite.model.decoder import Decoder, check_length
+from offsite.model.split import Split
 from offsite.owner.build import check_parent
 from offsite.owner.states import evaluating
 from offsite.progress import Advance, bar
-from offsite.split import Split
-from offsite.text import blocks
-from offsite.training import autocast
+from offsite.training.loop import autocast
 
 _BATCH = 4  # blocks at once; bounds the states held for the backward pass
 

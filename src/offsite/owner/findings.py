@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from offsite.errors import UserError, brief
-from offsite.folders import write_text
+from offsite.files.atomic import write_text
 
 SUFFIX = ".safetensors"
 """Of the file of a part."""

@@ -17,16 +17,16 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from offsite.decoder import Decoder, StandIns, output_at
 from offsite.errors import UserError
-from offsite.harmonizers import Harmonizer, normed
+from offsite.model.decoder import Decoder, StandIns, output_at
+from offsite.model.harmonizers import Harmonizer, normed
+from offsite.model.split import Split
 from offsite.owner.components import root
 from offsite.owner.findings import Findings
 from offsite.owner.importance import Importance, Judging
 from offsite.owner.states import frozen, hidden_states
 from offsite.progress import bar, track
-from offsite.split import Split
-from offsite.training import autocast
+from offsite.training.loop import autocast
 
 STATE = "training"
 """The part of the findings that an interrupted run goes on from."""

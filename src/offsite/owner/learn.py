@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from offsite.model.split import Split
     from offsite.owner.methods.base import Method
     from offsite.owner.profile import Profile
-    from offsite.split import Split
 
 
 def learn(
@@ -24,9 +24,9 @@ def learn(
     length: int | None = None,
 ) -> Profile:
     """The profile of `model`, from so many `blocks` of `text`, going on from what is in `work`, if given."""
-    from offsite import tasks
-    from offsite.decoder import Decoder, check_length, longest
-    from offsite.text import blocks as cut
+    from offsite.data import tasks
+    from offsite.data.examples import blocks as cut
+    from offsite.model.decoder import Decoder, check_length, longest
 
     split.middle(len(Decoder.of(model)))  # what cannot be cut is refused before any text is read
     if method.calibration is None:

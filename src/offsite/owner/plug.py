@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import PreTrainedModel
 
-from offsite.adapter import Adapter, swap
+from offsite.bundles.adapter import Adapter, swap
 from offsite.errors import UserError
 from offsite.owner.build import origin
 

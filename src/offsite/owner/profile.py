@@ -12,15 +12,15 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from offsite.bundle import FileEntry, digest
-from offsite.decoder import Decoder
+from offsite.bundles.bundle import FileEntry, digest
 from offsite.errors import UserError, brief
-from offsite.folders import staged
+from offsite.files.atomic import staged
+from offsite.model.decoder import Decoder
+from offsite.model.split import Split
 from offsite.owner.findings import SUFFIX, write_parts
 from offsite.owner.findings import Findings as Findings
 from offsite.progress import track
-from offsite.record import record, versions
-from offsite.split import Split
+from offsite.provenance import record, versions
 
 CARD = "profile.json"
 _HASHED_UP_TO = 64 << 20  # bytes of a part; larger ones are not read whole each time a profile is opened

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from offsite import bundle
-from offsite.adapter import Adapter
-from offsite.emulator import Emulator
+from offsite.bundles.adapter import Adapter
+from offsite.bundles.emulator import Emulator
 from offsite.errors import UserError, brief
-from offsite.folders import staged, write_json
+from offsite.files.atomic import staged, write_json
 from offsite.owner.blueprint import Blueprint
-from offsite.record import record
+from offsite.provenance import record
+from offsite.untrusted.files import read_object
 
 _FILE = "receipt.json"
 
@@ -40,7 +40,7 @@ def sent(folders: Iterable[Path], parent: str) -> frozenset[str]:
     Each folder is a receipt's own, or holds such as NAME-receipt. A UserError for a receipt that is unsound.
     """
     found = [(folder / _FILE, *sorted(folder.glob(f"*-receipt/{_FILE}"))) for folder in folders]
-    receipts = [bundle.read_object(file) for files in found for file in files if file.is_file()]
+    receipts = [read_object(file) for files in found for file in files if file.is_file()]
     return frozenset(
         str(receipt["emulator"])
         for receipt in receipts

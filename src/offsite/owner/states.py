@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from offsite.decoder import output_at
+from offsite.model.decoder import output_at
 from offsite.progress import track
-from offsite.training import autocast
+from offsite.training.loop import autocast
 
 _BATCH = 8  # blocks at once; bounds the states held in memory
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from offsite.folders import write_text
+from offsite.files.atomic import write_text
 from offsite.report.comparison import comparison
 from offsite.report.frontier import frontier
 from offsite.report.page import render

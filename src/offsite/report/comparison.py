@@ -7,8 +7,8 @@ from typing import Any
 
 from offsite.report.figures import five_rows, loss_curves
 from offsite.report.part import Part, command_block
-from offsite.report.results import ROWS, SCORES, Results
-from offsite.report.verdict import estimate, judge
+from offsite.results.schema import ROWS, SCORES, Results
+from offsite.results.statistics import estimate, judge
 
 
 def comparison(data: Mapping[str, Any]) -> Part:

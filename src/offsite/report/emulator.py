@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from offsite.bundles.contents import Sent, sent
+from offsite.model.split import Split
 from offsite.report.figures import Figure, drawn, layout_of
 from offsite.report.part import Chapter, Loose, Part, Shown, Story, Table, millions, read, record_block
-from offsite.report.results import Results
-from offsite.report.sent import Sent, sent
 from offsite.report.stack import PlaceSaid, drawing, floors, told
-from offsite.report.verdict import estimate
-from offsite.split import Split
+from offsite.results.schema import Results
+from offsite.results.statistics import estimate
 
 _FATES = {"in full size": "#1d9475", "lossy": "#b08449", "not at all": "rgba(128, 134, 145, 0.35)"}
 _PRIVATE = "It says which layers of the model were kept, and a data owner is not to know."

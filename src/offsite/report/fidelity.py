@@ -9,7 +9,7 @@ from pydantic import Field
 
 from offsite.report.figures import PALETTE, Figure, drawn, escaped, layout_of
 from offsite.report.part import Chapter, Loose, Part, Shown, Story, Table, number, read, record_block
-from offsite.report.results import Number
+from offsite.results.schema import Number
 
 _PANELS = (
     ("cosine", "Cosine of the adapter’s gradients", "1 is the same direction"),

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from offsite.errors import UserError
-from offsite.report.results import ROWS, Point, Results, Row
-from offsite.report.verdict import Estimate, estimate
+from offsite.results.schema import ROWS, Point, Results, Row
+from offsite.results.statistics import Estimate, estimate
 
 Figure = dict[str, Any]
 """A plotly figure: `data` (traces, each with its row's key as `meta`) and `layout`."""

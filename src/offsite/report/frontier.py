@@ -11,10 +11,10 @@ from pydantic import Field
 
 from offsite.report.fidelity import against_keep
 from offsite.report.figures import Figure, drawn, escaped, layout_of, limits, shades
-from offsite.report.measures import ACCURACY, Measure, measures
 from offsite.report.part import Chapter, Loose, Part, Shown, Story, Table, number, read, record_block
-from offsite.report.results import ROWS, Cell, Number
-from offsite.report.verdict import Estimate
+from offsite.results.measures import ACCURACY, Measure, measures
+from offsite.results.schema import ROWS, Cell, Number
+from offsite.results.statistics import Estimate
 
 _RING = "#c8558f"
 _ZERO_SHOT, _FINE_TUNED = ROWS[:2]

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from offsite.report.figures import DEPTHS, plotly_js
 from offsite.report.part import Part
-from offsite.report.results import ROWS
+from offsite.results.schema import ROWS
 
 MARK = '<meta name="generator" content="offsite">'
 """What a page of ours holds near its beginning."""

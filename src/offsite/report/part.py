@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from offsite.errors import UserError, brief
 from offsite.report.figures import Figure
-from offsite.report.verdict import Estimate
+from offsite.results.statistics import Estimate
 
 _READABLE = 64 << 20  # bytes of a JSON file; a study of ten thousand runs is a tenth of that
 _M = TypeVar("_M", bound=BaseModel)
@@ -118,7 +118,7 @@ def command_block(call: str | Sequence[str] | None, facts: Mapping[str, object])
 
 
 def record_block(record: Mapping[str, Any], facts: Mapping[str, object] | None = None) -> str:
-    """The same from what `offsite.record.record` wrote, with `facts` before the versions."""
+    """The same from what `offsite.provenance.record` wrote, with `facts` before the versions."""
     said = {name: record.get(name) for name in ("seed", "date", "machine")}
     versions = record.get("versions")
     known = versions if isinstance(versions, Mapping) else {}

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from offsite.emulator import is_emulator
+from offsite.bundles.emulator import is_emulator
 from offsite.errors import UserError, brief
 from offsite.report.comparison import comparison
 from offsite.report.emulator import emulator
@@ -17,9 +17,9 @@ from offsite.report.frontier import frontier
 from offsite.report.page import render
 from offsite.report.part import Part, check_size
 from offsite.report.profile import profile
-from offsite.report.results import Results
 from offsite.report.study import study
 from offsite.report.tuning import tuning
+from offsite.results.schema import Results
 
 _WANTED = (
     "results.json, frontier.json, fidelity.json, profile.json, receipt.json or an emulator's card.json, in it "

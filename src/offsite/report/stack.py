@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from offsite.bundles.contents import Sent
+from offsite.model.split import Split
 from offsite.report.figures import Figure, drawn, layout_of
 from offsite.report.part import Loose
-from offsite.report.sent import Sent
-from offsite.split import Split
 
 _FLOOR = 17  # pixels: one layer
 KINDS = {

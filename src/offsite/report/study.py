@@ -12,10 +12,10 @@ from pydantic import Field
 
 from offsite.errors import UserError
 from offsite.report.figures import Figure, band, drawn, escaped, layout_of, limits
-from offsite.report.measures import NLL, Measure, measures, over_seeds
 from offsite.report.part import Chapter, Loose, Part, Shown, Story, Table, number, read, record_block
-from offsite.report.results import ROWS, Cell
-from offsite.report.verdict import Estimate, share
+from offsite.results.measures import NLL, Measure, measures, over_seeds
+from offsite.results.schema import ROWS, Cell
+from offsite.results.statistics import Estimate, share
 
 _LANE = 58  # pixels: a name, and three dots under it
 _ENDS, _OWN = ROWS[:2], ROWS[2:]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from offsite.folders import write_text
+from offsite.files.atomic import write_text
 from offsite.report.figures import Figure, drawn, layout_of, over_steps, shades
 from offsite.report.page import render
 from offsite.report.part import Part

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from offsite.report.figures import curve
 from offsite.report.part import Chapter, Loose, Part, Shown, Story, read, record_block
-from offsite.report.results import ROWS, Point
+from offsite.results.schema import ROWS, Point
 
 _PRIVATE = "It names the data that was tuned on and how well it was learnt, which is the data owner’s to know."
 

@@ -15,8 +15,8 @@ from offsite.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from offsite.data.tasks import Task
     from offsite.scoring.harness import Answered
-    from offsite.tasks import Task
 
 __all__ = ["Score", "evaluate"]
 

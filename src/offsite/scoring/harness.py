@@ -18,11 +18,11 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from offsite.data.tasks import Scoring, Task
 from offsite.errors import UserError
-from offsite.panics import hushed, refused
 from offsite.progress import bar
 from offsite.scoring.scorer import answer_likelihoods
-from offsite.tasks import Scoring, Task
+from offsite.untrusted.tokenize import hushed, refused
 
 _METRICS: Mapping[Scoring, tuple[str, ...]] = {
     "multiple_choice": ("acc", "acc_norm"),

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from offsite.decoder import base_of
+from offsite.model.decoder import base_of
 from offsite.progress import Advance
 
 _T = TypeVar("_T")

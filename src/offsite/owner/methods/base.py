@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from offsite.errors import UserError
+from offsite.model.split import Split
 from offsite.owner.blueprint import Blueprint
 from offsite.owner.profile import Findings, Knobs, Profile
 from offsite.owner.states import evaluating
-from offsite.split import Split
 
 
 @dataclass(frozen=True)

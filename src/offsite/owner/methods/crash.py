@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from offsite.decoder import Decoder
+from offsite.model.decoder import Decoder
+from offsite.model.split import Split
 from offsite.owner.blueprint import Blueprint, Place
 from offsite.owner.methods.base import Method, layers_to_keep
 from offsite.owner.profile import Findings, Profile
 from offsite.owner.states import hidden_states
-from offsite.split import Split
 
 
 @dataclass(frozen=True)

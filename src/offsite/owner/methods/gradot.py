@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from offsite.decoder import Decoder, FeedForward
+from offsite.model.decoder import Decoder, FeedForward
+from offsite.model.split import Split
 from offsite.owner.blueprint import Blueprint
 from offsite.owner.components import (
     Candidates,
@@ -27,7 +28,6 @@ from offsite.owner.findings import Findings
 from offsite.owner.methods.base import Method, check_keep
 from offsite.owner.profile import Profile
 from offsite.progress import track
-from offsite.split import Split
 
 _ALWAYS = 0.05  # the share of each matrix's ranks that stays whatever their score, as in the paper
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from offsite.errors import UserError
-from offsite.modules import Weight
+from offsite.model.linears import Weight
+from offsite.model.split import Split
 from offsite.owner.blueprint import Blueprint, Place
 from offsite.owner.factors import factorise
 from offsite.owner.findings import Findings
@@ -17,7 +18,6 @@ from offsite.owner.harmonize import STATE, Harmonizing, check_text, harmonize
 from offsite.owner.methods.base import Method, check_keep
 from offsite.owner.methods.src import blurred, check_beta
 from offsite.owner.profile import Profile
-from offsite.split import Split
 
 _TRAINED = "harmonizers"  # the part of the findings
 _BETA = 0.8  # the paper's

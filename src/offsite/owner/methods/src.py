@@ -10,13 +10,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from offsite.errors import UserError
-from offsite.modules import Weight
+from offsite.model.linears import Weight
+from offsite.model.split import Split
 from offsite.owner.blueprint import Blueprint, everything
 from offsite.owner.factors import factorise
 from offsite.owner.findings import Findings
 from offsite.owner.methods.base import Method
 from offsite.owner.profile import Profile
-from offsite.split import Split
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from offsite.decoder import Decoder
+from offsite.model.decoder import Decoder
+from offsite.model.split import Split
 from offsite.owner.blueprint import Blueprint
 from offsite.owner.components import blueprint, by_share, candidates, choose, sizes_of
 from offsite.owner.factors import plain_ranks
@@ -17,7 +18,6 @@ from offsite.owner.findings import Findings
 from offsite.owner.methods.base import Method, check_keep
 from offsite.owner.profile import Profile
 from offsite.progress import track
-from offsite.split import Split
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,227 @@
+"""The emulator: a causal LM with the adapter layers at its ends and a poorer middle, as a bundle."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import BeforeValidator, Field
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from offsite.bundles import bundle
+from offsite.errors import UserError, brief
+from offsite.files.atomic import staged
+from offsite.model import checkpoint
+from offsite.model.decoder import Decoder, blank, fill, skeleton
+from offsite.model.harmonizers import hung, is_hung, rehang
+from offsite.model.linears import dense, reshape
+from offsite.model.split import Split
+from offsite.untrusted.config import from_stranger, refuse_methods, refuse_orders
+from offsite.untrusted.files import read_object
+from offsite.untrusted.tokenizer import VOCABULARY, from_folder
+
+_PLAIN = "model.safetensors"  # transformers opens this one by itself
+_NATIVE = "emulator.safetensors"  # and must not open this one: it would fill the rest with noise
+_GENERATION = "generation_config.json"
+_FILES = VOCABULARY | {"config.json", _GENERATION, _PLAIN, _NATIVE}
+
+
+_KIND = "offsite-emulator/"
+_ShapeOf = Callable[[str], tuple[int, ...] | None]
+
+
+def _names(said: Any) -> Any:
+    """Refuse anything but a dict of strings; pydantic would tell of each fault, in much memory."""
+    if isinstance(said, dict) and all(isinstance(name, str) for name in said.values()):
+        return said
+    raise ValueError("it names something that is no tensor")
+
+
+class EmulatorCard(bundle.Card):
+    """The card of an emulator; which layers of the model stand in it is deliberately not there."""
+
+    kind: ClassVar[str] = f"{_KIND}1"
+    method: str = Field(pattern=r"^[A-Za-z0-9_ .+-]{1,60}$")
+    same_as: Annotated[dict[str, str], BeforeValidator(_names)]
+    """Tensors stored once under another name: tied embeddings, and layers that stand in several places."""
+
+
+@dataclass
+class Emulator:
+    """What the data owner tunes: `model` holds the adapter layers, ready to train, around the middle."""
+
+    model: PreTrainedModel
+    origin: bundle.Origin
+    method: str
+    tokenizer: PreTrainedTokenizerBase | None = None
+    digest: str = field(default="", compare=False)
+    """Of the card it was saved under or loaded from; an adapter names it."""
+
+    @property
+    def split(self) -> Split:
+        """Where its stack is cut."""
+        return self.origin.split
+
+    @property
+    def plain(self) -> bool:
+        """Whether transformers alone opens the bundle: each tensor as the config says, none shared but so."""
+        bare = skeleton(self.model.config)
+        return _aliases(self.model) == _aliases(bare) and _shapes(self.model) == _shapes(bare)
+
+    def save(self, path: Path | str) -> str:
+        """Write the bundle and return its digest."""
+        same_as = _aliases(self.model)
+        card = EmulatorCard(
+            format=EmulatorCard.kind,
+            origin=self.origin,
+            method=self.method,
+            same_as=same_as,
+            versions=bundle.versions(),
+        )
+        weights = _PLAIN if self.plain else _NATIVE
+
+        def fill_folder(folder: Path) -> None:
+            tensors = {k: v for k, v in self.model.state_dict().items() if k not in same_as}
+            bundle.save_tensors(tensors, folder / weights)
+            checkpoint.write_description(folder, self.model, self.tokenizer)
+            _check_files("The model", [file.name for file in folder.iterdir()])
+
+        self.digest = bundle.write(Path(path), card, fill_folder)
+        return self.digest
+
+    def export(self, path: Path | str) -> None:
+        """Write a plain transformers checkpoint: every place in full, shared or factored as it may be.
+
+        Raises UserError for an emulator with harmonizers, which no transformers model has.
+        """
+        if hung(self.model):
+            raise UserError(
+                "The emulator has harmonizers, which no plain transformers checkpoint can hold; "
+                "it opens with offsite.Emulator.load."
+            )
+        same_as = {} if not self.plain else _aliases(self.model)
+        state = dense(self.model, skeleton(self.model.config), self.split)
+        tensors = {k: v.clone() for k, v in state.items() if k not in same_as}
+        with staged(Path(path)) as folder:
+            checkpoint.write(folder, self.model, self.tokenizer, tensors)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Emulator:
+        """Open the bundle at `path`; a UserError for whatever is not as an honest one would be.
+
+        Words come before weights: no tensor is read until all that is said of them is sound.
+        """
+        path = Path(path)
+        card, digest = bundle.read(path, EmulatorCard)
+        _check_files(str(path), card.files)
+        weights = path / (_PLAIN if _PLAIN in card.files else _NATIVE)
+        declared = bundle.headers(weights)
+        stored = sum(math.prod(shape) * dtype.itemsize for dtype, shape in declared.values())
+        config, bare = from_stranger(
+            read_object(path / "config.json"), len(declared) + len(card.same_as), stored
+        )
+        split, shape_of = card.origin.split, _shape_of(declared, card.same_as)
+        split.middle(len(Decoder.of(bare)))
+        _check_aliases(weights, card.same_as)
+        plain = not _altered(bare, split, shape_of) and card.same_as == _aliases(bare)
+        _check_weights(weights, declared, bare, card.same_as)
+        if plain != (weights.name == _PLAIN):
+            raise UserError(f"{weights} has the wrong name: transformers would open it and fill in noise.")
+        generation = _generation(path) if _GENERATION in card.files else None
+        tokenizer = _tokenizer(path, bare) if "tokenizer_config.json" in card.files else None
+        if bundle.tokenizer_digest(tokenizer) != card.origin.tokenizer:
+            raise UserError(f"{path}: the tokenizer is not the one that the card names.")
+        tensors = bundle.load_tensors(weights)
+        model = blank(config)
+        _altered(model, split, shape_of)
+        fill(model, tensors, card.same_as)
+        model.generation_config = generation or model.generation_config
+        return cls(model, card.origin, card.method, tokenizer, digest)
+
+
+def is_emulator(path: Path | str) -> bool:
+    """Whether `path` is the folder of an emulator bundle (rather than of a model)."""
+    return bundle.said_format(Path(path)).startswith(_KIND)
+
+
+def _altered(model: PreTrainedModel, split: Split, shape_of: _ShapeOf) -> bool:
+    """Give `model` the modules that the stored shapes call for; whether any is not transformers' own."""
+    thinner, harmonized = reshape(model, split, shape_of), rehang(model, split, shape_of)
+    return thinner or harmonized
+
+
+def _aliases(model: PreTrainedModel) -> dict[str, str]:
+    """Every name whose tensor already stands under an earlier one."""
+    first: dict[int, str] = {}
+    state = model.state_dict(keep_vars=True)
+    return {name: first[id(t)] for name, t in state.items() if first.setdefault(id(t), name) != name}
+
+
+def _shapes(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def _shape_of(declared: Mapping[str, bundle.Header], same_as: Mapping[str, str]) -> _ShapeOf:
+    def shape(name: str) -> tuple[int, ...] | None:
+        header = declared.get(same_as.get(name, name))
+        return header and header[1]
+
+    return shape
+
+
+def _check_files(whose: str, names: Collection[str]) -> None:
+    for name in names:
+        if name not in _FILES:
+            raise UserError(f"{whose} brings a file {name!r:.80}, which no emulator may hold.")
+    if (_PLAIN in names) == (_NATIVE in names) or "config.json" not in names:
+        raise UserError(f"{whose} lacks a file: an emulator has config.json and {_PLAIN} or {_NATIVE}.")
+
+
+def _check_aliases(file: Path, same_as: Mapping[str, str]) -> None:
+    """Refuse harmonizers that share a matrix: no blueprint leads to them, and names alone could make many."""
+    for name, source in same_as.items():
+        if is_hung(name) or is_hung(source):
+            raise UserError(
+                f"{file}: {name!r:.80} is said to be the same as {source!r:.80}, but no harmonizer shares "
+                "its matrices."
+            )
+
+
+def _check_weights(
+    file: Path, declared: Mapping[str, bundle.Header], bare: PreTrainedModel, same_as: Mapping[str, str]
+) -> None:
+    """Names, types and shapes against what the config alone would build, before any memory is taken."""
+    expected = bare.state_dict()
+    bundle.check_names(file, declared.keys() | same_as.keys(), expected)
+    mixed = bool(bare._keep_in_fp32_modules or bare._keep_in_fp32_modules_strict)
+    for name, tensor in expected.items():
+        source = same_as.get(name, name)
+        if source not in declared or (name in same_as and name in declared):
+            raise UserError(f"{file}: {name!r} is said to be the same as {source!r:.80}, which is not there.")
+        dtype, shape = declared[source]
+        wanted = {tensor.dtype} | ({torch.float32} if mixed else set())
+        if shape != tuple(tensor.shape) or dtype not in wanted:
+            raise UserError(
+                f"{file}: {name!r} is stored as {dtype} {shape} where the config says {tensor.dtype} "
+                f"{tuple(tensor.shape)}."
+            )
+
+
+def _generation(path: Path) -> GenerationConfig:
+    file = path / _GENERATION
+    data = read_object(file)
+    refuse_orders(str(file), data)
+    refuse_methods(str(file), data, GenerationConfig)
+    try:
+        return GenerationConfig.from_dict(data)
+    except Exception as error:  # a config can be made to raise whatever there is
+        raise UserError(f"{file} is not a sound one ({brief(error)}).") from error
+
+
+def _tokenizer(path: Path, bare: PreTrainedModel) -> PreTrainedTokenizerBase:
+    embeddings = bare.get_input_embeddings()
+    return from_folder(path, len(embeddings.get_parameter("weight")))

@@ -1,0 +1,169 @@
+"""Benchmark questions and public texts by name, or from a file: what to train on and what to be judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from offsite.data.examples import Example, Piece, Question, read_examples, read_questions
+from offsite.data.rows import check_file, is_data_file, read_utf8
+from offsite.data.tasks import cache
+from offsite.data.tasks import definition as recipes
+from offsite.data.tasks.definition import Scoring, Split
+from offsite.data.tasks.fetch import fetched
+from offsite.errors import UserError, did_you_mean
+
+__all__ = [
+    "Question", "Scoring", "Split", "Task",
+    "at_hand", "check", "check_text", "examples", "load", "names", "texts",
+]  # fmt: skip
+
+_STRETCH = 1500  # characters: some 350 tokens, which a tuning takes whole
+
+
+@dataclass(frozen=True)
+class Task:
+    """One split of a task: its questions or texts, and what to say of them beside a result."""
+
+    name: str
+    questions: tuple[Question, ...]
+    scoring: Scoring = "multiple_choice"
+    """`exact_match`: every choice is right, and the model is when it says one of them greedily;
+    `perplexity`: there are `texts` in place of questions."""
+    note: str = ""
+    """One sentence where these are not the questions that the name promises; else empty."""
+    source: str = ""
+    """Where they come from: `hub: ...`, `wheel: ...` or `file: ...`."""
+    texts: tuple[str, ...] = ()
+
+    def first(self, limit: int | None) -> Task:
+        """The task with only its first so many questions or texts."""
+        return replace(self, questions=self.questions[:limit], texts=self.texts[:limit])
+
+
+def names() -> list[str]:
+    """The tasks that are known by name."""
+    return list(recipes.questions())
+
+
+def load(word: str, split: Split) -> Task:
+    """A task by its name, or of a file: `{"prompt", "choices", "answer"}` rows, or a `.txt` to be predicted.
+
+    A file has one split, which stands for both.
+
+    Raises:
+        UserError: neither a task nor a file, a malformed row (with its line), or a task out of reach.
+    """
+    recipe = recipes.questions().get(word)
+    if recipe is None:
+        return _predicted(word, split)
+    head, rows = fetched(recipe, split)
+    assert recipe.scoring is not None
+    return Task(word, tuple(map(_question, rows)), recipe.scoring, head.note, head.source)
+
+
+def examples(word: str) -> list[Example]:
+    """What to train on: a task's `train` split by its name, or a data file of any kind of rows.
+
+    Of a task of texts, stretches of whole lines.
+
+    Raises:
+        UserError: as `load`, and as `text.read_examples`.
+    """
+    if word not in _known() and Path(word).suffix.lower() != ".txt":
+        return read_examples(_file(word, "task", _known()))
+    found = load(word, "train")
+    if found.scoring == "perplexity":
+        stretches = [one for whole in found.texts for one in _stretches(whole) if one.strip()]
+        return [Example((Piece(one, learnt=True),), closed=False, where=word) for one in stretches]
+    return [question.example(f"{word}, row {number}") for number, question in enumerate(found.questions, 1)]
+
+
+def texts(word: str) -> list[str]:
+    """Public text: `wikitext2`, `wikipedia`, a `.txt` file (one text), or the rows of a data file.
+
+    Raises:
+        UserError: as `load`.
+    """
+    recipe = recipes.texts().get(word)
+    if recipe is not None:
+        return [str(row["text"]) for row in fetched(recipe, "train")[1]]
+    path = _text_file(word)
+    if path.suffix.lower() == ".txt":
+        return [_not_blank(read_utf8(path), path)]
+    return [example.text for example in read_examples(path)]
+
+
+def check(word: str) -> None:
+    """Refuse, before any work, a word for which `load` would find neither a task nor a file."""
+    if word not in _known():
+        check_file(_file(word, "task", _known()))
+
+
+def at_hand(word: str) -> bool:
+    """Whether all of a task, or of a public text, is found without asking anyone."""
+    recipe = (recipes.questions() | recipes.texts()).get(word)
+    if recipe is None:
+        return Path(word).is_file()
+    splits = {split for origin in recipe.origins for split in origin.splits}
+    return all(cache.take(recipe, split) for split in splits)
+
+
+def check_text(word: str) -> None:
+    """Refuse, before any work, a word for which `texts` would find neither a public text nor a file."""
+    if word not in recipes.texts():
+        check_file(_text_file(word))
+
+
+def _known() -> dict[str, recipes.Recipe]:
+    """What can be a task: questions, and the texts of which some are set apart to be predicted."""
+    return recipes.questions() | {name: one for name, one in recipes.texts().items() if one.having("test")}
+
+
+def _predicted(word: str, split: Split) -> Task:
+    """A task that is no benchmark of questions."""
+    if word in _known():
+        head, rows = fetched(recipes.texts()[word], split)
+        told = tuple(str(row["text"]) for row in rows)
+        return Task(word, (), "perplexity", head.note, head.source, told)
+    path = _file(word, "task", _known())
+    if path.suffix.lower() == ".txt":
+        whole = (_not_blank(read_utf8(path), path),)
+        return Task(path.stem, (), "perplexity", source=f"file: {path.name}", texts=whole)
+    return Task(path.stem, tuple(read_questions(path)), source=f"file: {path.name}")
+
+
+def _stretches(whole: str) -> Iterator[str]:
+    """The text in stretches of whole lines, as long as `_STRETCH` lets them be."""
+    stretch = ""
+    for line in whole.splitlines(keepends=True):
+        if stretch and len(stretch) + len(line) > _STRETCH:
+            yield stretch
+            stretch = ""
+        stretch += line
+    yield stretch
+
+
+def _text_file(word: str) -> Path:
+    return _file(word, "text", recipes.texts())
+
+
+def _file(word: str, what: str, known: dict[str, recipes.Recipe]) -> Path:
+    if not is_data_file(word):
+        raise UserError(f"{word!r} is neither a {what} nor a file; {did_you_mean(word, known)}")
+    return Path(word)
+
+
+def _not_blank(whole: str, path: Path) -> str:
+    if not whole.strip():
+        raise UserError(f"{path.name} holds no text; give it some.")
+    return whole
+
+
+def _question(row: dict[str, object]) -> Question:
+    prompt, choices, answer = row["prompt"], row["choices"], row["answer"]
+    assert isinstance(prompt, str)
+    assert isinstance(choices, list)
+    assert isinstance(answer, int)
+    return Question(prompt, tuple(choices), answer)

@@ -1,0 +1,136 @@
+"""The data file of a task: where its rows come from, and templates that read a row; a task is no code."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib import resources
+from typing import TYPE_CHECKING, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from offsite.data.examples import Question
+
+if TYPE_CHECKING:
+    from jinja2.sandbox import SandboxedEnvironment
+
+Split = Literal["train", "test"]
+Scoring = Literal["multiple_choice", "exact_match", "perplexity"]
+"""`exact_match`: every choice is right, and the model is when it says one of them greedily; `perplexity`: no
+questions, but texts, each token of which is predicted."""
+
+Columns = Mapping[str, object]
+
+
+class Origin(BaseModel):
+    """One place that holds a task's rows, and how they read there."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: Literal["hub", "wheel"]
+    path: str = ""
+    """The data set on the hub."""
+    config: str | None = None
+    splits: dict[Split, str]
+    """Our split to the hub's, or to the wheel's folder; `name[:700]` is the first 700 rows of it."""
+    note: str = ""
+    """One sentence for whoever reads the results, where this is not what the name promises."""
+
+    prompt: str = ""
+    """Jinja template of the prompt, over the row's columns."""
+    choices: str = ""
+    """Jinja template of a JSON list of strings."""
+    answer: str = ""
+    """Jinja template of the index of the right choice."""
+
+    text: str = ""
+    """Jinja template of a text, where the rows are no questions."""
+    begins: str = ""
+    """Where rows are the lines of texts: a pattern of the line that begins the next one."""
+
+    def question(self, row: Columns) -> Question:
+        """The question in a row."""
+        choices = json.loads(_render(self.choices, row))
+        return Question(_render(self.prompt, row), tuple(choices), int(_render(self.answer, row)))
+
+    def texts(self, rows: Iterable[Columns]) -> Iterator[str]:
+        """The texts in rows, each once and none blank."""
+        lines = (_render(self.text, row) for row in rows)
+        whole = _grouped(lines, re.compile(self.begins)) if self.begins else lines
+        return (text for text in dict.fromkeys(whole) if text.strip())
+
+
+class Recipe(BaseModel):
+    """A task's (or a public text's) data file, read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    digest: str
+    """Of the file; what was read by other templates is read anew."""
+    scoring: Scoring | None = None
+    """How answers are judged; None where the rows are texts."""
+    origins: tuple[Origin, ...]
+    """In the order in which they are tried."""
+
+    def having(self, split: Split) -> list[Origin]:
+        """The origins that have a split."""
+        return [origin for origin in self.origins if split in origin.splits]
+
+
+@functools.cache
+def questions() -> dict[str, Recipe]:
+    """The question tasks by name."""
+    return _recipes("questions")
+
+
+@functools.cache
+def texts() -> dict[str, Recipe]:
+    """The public texts by name."""
+    return _recipes("texts")
+
+
+def _recipes(folder: str) -> dict[str, Recipe]:
+    files = resources.files(__package__).joinpath(folder).iterdir()
+    found = {
+        file.name.removesuffix(".yaml"): file.read_bytes() for file in files if file.name.endswith(".yaml")
+    }
+    return {
+        name: Recipe(name=name, digest=hashlib.sha256(raw).hexdigest()[:16], **yaml.safe_load(raw))
+        for name, raw in sorted(found.items())
+    }
+
+
+def _grouped(lines: Iterable[str], begins: re.Pattern[str]) -> Iterator[str]:
+    text = ""
+    for line in lines:
+        if begins.match(line):
+            yield text
+            text = ""
+        text += line
+    yield text
+
+
+def _render(template: str, row: Columns) -> str:
+    return _compiled(template)(**row)
+
+
+@functools.cache
+def _compiled(template: str) -> Callable[..., str]:
+    return _environment().from_string(template).render
+
+
+@functools.cache
+def _environment() -> SandboxedEnvironment:
+    from jinja2 import StrictUndefined
+    from jinja2.sandbox import SandboxedEnvironment
+
+    environment = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
+    environment.filters["literal_eval"] = ast.literal_eval
+    environment.filters["regex_replace"] = lambda text, pattern, new: re.sub(pattern, new, text)
+    return environment

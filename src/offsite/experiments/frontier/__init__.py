@@ -1,0 +1,262 @@
+"""Which emulator may be sent: many from one profile, estimated cheaply, the promising ones scored in full."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from offsite.bundles.bundle import digest
+from offsite.bundles.emulator import Emulator
+from offsite.errors import UserError
+from offsite.experiments.compare import Bench, Cache, Experiment
+from offsite.experiments.frontier import choose
+from offsite.experiments.frontier.answer import verdict
+from offsite.experiments.frontier.choose import ESTIMATES, FEWEST, TRUSTED, Point, Wish
+from offsite.experiments.frontier.grid import KEEP, Settings, in_words
+from offsite.model.split import Split
+from offsite.owner.blueprint import Blueprint
+from offsite.owner.build import build, keep_of
+from offsite.owner.fidelity import Gradient, fidelity, gradient
+from offsite.owner.findings import MARK, Findings
+from offsite.owner.profile import CARD
+from offsite.owner.stages import Stage, plan
+
+__all__ = ["Candidate", "Frontier", "Wish", "explore"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An emulator that could be made: the settings, and the methods so set with what they learnt."""
+
+    settings: Settings
+    stages: Sequence[Stage]
+
+    @property
+    def keep(self) -> float:
+        """The budget that is asked for."""
+        return float(self.settings.get("keep", KEEP))
+
+    @property
+    def split(self) -> Split:
+        """Where its profile cuts the stack."""
+        return self.stages[0][1].split
+
+    @property
+    def method(self) -> str:
+        """The methods' names, chained."""
+        return "+".join(method.name for method, _ in self.stages)
+
+    def make(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[Emulator, Blueprint]:
+        """The emulator, as `offsite compress` makes it, and what it was built from."""
+        blueprint = plan(self.stages, self.keep)
+        return build(model, self.split, blueprint, method=self.method, tokenizer=tokenizer), blueprint
+
+    def key(self) -> dict[str, Any]:
+        """All that the emulator hangs on."""
+        stages = [
+            {
+                "method": method.name,
+                "knobs": dict(method.knobs),
+                "model": profile.parent,
+                "learnt": _learnt(profile.findings),
+            }
+            for method, profile in self.stages
+        ]
+        return {"stages": stages, "keep": self.keep, "split": [self.split.bottom, self.split.top]}
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """The points in the order of the grid, what they say of the estimates, and the answer to a wish."""
+
+    points: Sequence[Point]
+    ends: Mapping[str, Any]
+    """The rows zero-shot and fine-tuned, of the first point's split."""
+    wish: Wish
+    foretold: int = 0
+    """How many were scored because the cheap estimate, which had ranked those before rightly, chose them."""
+    same: int = 0
+    """How many settings made an emulator that others had made already, and are left out."""
+    failed: Sequence[str] = ()
+    """A sentence for each of which there are no figures, or no scores."""
+
+    @property
+    def chosen(self) -> int | None:
+        """The place of the point that meets the wish best; None where none does, or nothing is wished."""
+        return choose.choose(self.points, self.wish)[0]
+
+    @property
+    def answer(self) -> str:
+        """One sentence: what becomes of the wish, and how it was found which ones to score."""
+        return f"{verdict(self.points, self.wish)}; {self._how()}."
+
+    def told(self) -> dict[str, Any]:
+        """What `frontier.json` holds of it."""
+        return {
+            "points": [_told(point) for point in self.points],
+            "frontier": choose.undominated(self.points),
+            "correlation": choose.correlations(self.points),
+            "foretold": self.foretold,
+            "ends": self.ends,
+            "wish": {"min_gap": self.wish.min_gap, "max_loss": self.wish.max_loss},
+            "chosen": self.chosen,
+            "closest": choose.choose(self.points, self.wish)[1],
+            "answer": self.answer,
+        }
+
+    def _how(self) -> str:
+        count, done = len(self.points), sum(point.rows is not None for point in self.points)
+        if done == count:
+            return f"{count} of {count} were scored"
+        said = f"{done} of {count} were scored"
+        if self.foretold:
+            others = f"the {done - self.foretold} others"
+            return f"{said}, {self.foretold} chosen by their {TRUSTED}, which ranked {others} rightly by then"
+        return f"{said}, spread over the range, for their {TRUSTED} has not shown that it ranks them rightly"
+
+
+def explore(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    candidates: Sequence[Candidate],
+    tokens: Tensor,
+    experiment: Experiment,
+    *,
+    work: Path,
+    most: int = 6,
+    wish: Wish | None = None,
+) -> Frontier:
+    """Estimate every candidate, score at most `most` of them in full, and answer the `wish`.
+
+    Estimates are `owner.fidelity` on `tokens` (blocks, length), best of a text that no method was calibrated
+    on, and by the emulator's own zero-shot. First a spread of the points is scored, by the order of the cosine:
+    half of `most`, FEWEST at the least. While the cosine predicts those scored (see `choose`), it says which to
+    score next; while it does not, the spread goes on. Each is held against zero-shot and fine-tuned of its own
+    split. What fails, as a tuning that runs away, costs itself only; a UserError where nothing could be scored.
+    One emulator is in memory at a time; `model` comes back as it was. What is done is kept in `work`:
+    interrupted and called again with the same, it goes on from there.
+    """
+    wish = wish or Wish()
+    benches = {each.split: Bench(model, tokenizer, each.split, Cache(work)) for each in candidates}
+    failed: list[str] = []
+    known = _estimated(benches, candidates, tokens, experiment, failed)
+    same = len(candidates) - len(known) - len(failed)
+    ends = functools.cache(lambda split: benches[split].ends(experiment)["rows"])
+    points = [point for _, point in known]
+
+    def score(place: int) -> None:
+        candidate, point = known[place]
+        bench = benches[candidate.split]
+        make, around = functools.partial(_made, candidate, bench), ends(candidate.split)
+        try:
+            trial = bench.trial({"tensors": point.digest}, make, experiment)
+        except UserError as error:
+            failed.append(_why(candidate, error))
+            points[place] = replace(point, failed=True)
+        else:
+            points[place] = point.scored(trial["rows"], around)
+
+    foretold = _scored(points, score, min(most, len(points)), wish)
+    if all(point.rows is None for point in points):
+        raise UserError(failed[-1])
+    return Frontier(points, ends(known[0][0].split), wish, foretold, same, failed)
+
+
+def _scored(points: list[Point], score: Callable[[int], None], most: int, wish: Wish) -> int:
+    """Score `most` of the points; how many of them the estimate chose."""
+    ranked = sorted(range(len(points)), key=lambda place: points[place].estimate[choose.TRUSTED])
+    order = [ranked[place] for place in choose.spread(len(points))]
+    first, foretold = min(most, max(FEWEST, (most + 1) // 2)), 0
+    for turn in range(most):
+        trusted = turn >= first and choose.predicts(points, wish)
+        left = (place for place in order if points[place].open)
+        score(place := choose.most_promising(points, wish) if trusted else next(left))
+        foretold += trusted and not points[place].failed
+    return foretold
+
+
+def _estimated(
+    benches: Mapping[Split, Bench],
+    candidates: Sequence[Candidate],
+    tokens: Tensor,
+    experiment: Experiment,
+    failed: list[str],
+) -> list[tuple[Candidate, Point]]:
+    """Each different emulator with its estimates, by the first candidate that makes it."""
+    text = digest({"tokens": tokens})
+    full = functools.cache(lambda split: gradient(benches[split].model, split, tokens))
+    known: dict[tuple[str, Split], tuple[Candidate, Point]] = {}
+    for candidate in candidates:
+        bench = benches[candidate.split]
+        try:
+            point = _estimate(candidate, bench, tokens, text, full, experiment)
+        except UserError as error:
+            failed.append(_why(candidate, error))
+        else:
+            known.setdefault((point.digest, candidate.split), (candidate, point))
+    if not known:
+        raise UserError(failed[-1])
+    return list(known.values())
+
+
+def _estimate(
+    candidate: Candidate,
+    bench: Bench,
+    tokens: Tensor,
+    text: str,
+    full: Callable[[Split], Gradient],
+    experiment: Experiment,
+) -> Point:
+    """The emulator of one candidate, without its scores."""
+    emulator = functools.cache(functools.partial(_made, candidate, bench))
+
+    def weigh() -> dict[str, Any]:
+        found = fidelity(emulator(), bench.model, tokens, full(bench.split))
+        return {
+            "digest": digest(emulator().model.state_dict()),
+            "stored": keep_of(emulator(), bench.model),
+            "estimate": {name: getattr(found, name) for name in ESTIMATES},
+        }
+
+    key = {"stage": "estimate", "model": bench.digest, "text": text, **candidate.key()}
+    told = bench.cache.once(key, weigh)
+    row = bench.zero_shot({"tensors": told["digest"]}, emulator, experiment)
+    nll = choose.mean({"": row}, "", "nll")
+    estimate = told["estimate"] | ({} if nll is None else {choose.ZERO_SHOT: nll})
+    return Point(candidate.settings, told["stored"], estimate, told["digest"])
+
+
+def _why(candidate: Candidate, error: UserError) -> str:
+    return f"There are no figures of {in_words(candidate.settings)}: {error}"
+
+
+def _made(candidate: Candidate, bench: Bench) -> Emulator:
+    return candidate.make(bench.model, bench.tokenizer)[0]
+
+
+def _told(point: Point) -> dict[str, Any]:
+    return {
+        "settings": point.settings,
+        "stored": point.stored,
+        "estimate": dict(point.estimate),
+        "rows": point.rows,
+        "gap": point.gap,
+        "gap_stderr": point.gap_stderr,
+        "gap_nll": point.gap_nll,
+        "gain": point.gain,
+        "gain_stderr": point.gain_stderr,
+    }
+
+
+def _learnt(findings: Mapping[str, Tensor]) -> str:
+    """What stands for the findings: the card of those that were saved, the mark of those made on the way."""
+    folder = findings.folder if isinstance(findings, Findings) else None
+    files = [folder / name for name in (CARD, MARK)] if folder else []
+    said = (file.read_text(encoding="utf-8") for file in files if file.is_file())
+    return next(said, None) or digest(dict(findings))

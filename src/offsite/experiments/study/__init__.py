@@ -1,0 +1,9 @@
+"""The papers' experiment: several methods, budgets, tasks and seeds from one recipe file."""
+
+from __future__ import annotations
+
+from offsite.experiments.study.recipe import Recipe, read
+from offsite.experiments.study.run import run
+from offsite.experiments.study.tables import Table, tabulate
+
+__all__ = ["Recipe", "Table", "read", "run", "tabulate"]

@@ -1,0 +1,1 @@
+"""Numbers: their shape, measures and statistics."""

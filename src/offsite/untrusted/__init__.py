@@ -1,0 +1,1 @@
+"""What a stranger sent, read within bounds."""

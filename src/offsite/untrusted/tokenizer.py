@@ -1,0 +1,191 @@
+"""A tokenizer from a stranger: a class of transformers' own, over files, patterns and templates within bounds.
+
+What runs later on the data owner's texts is checked here: a pattern may not take time without end (`pattern`),
+a normalizer may not blow texts up, and a chat template may do no more than write out messages (`template`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from offsite.errors import UserError, brief
+from offsite.untrusted.chat_template import check_template
+from offsite.untrusted.config import refuse_orders
+from offsite.untrusted.files import parse, read_object, read_text
+from offsite.untrusted.regex import check_pattern
+from offsite.untrusted.tokenize import hushed
+
+_SETTINGS = "tokenizer_config.json"
+_BACKEND = "tokenizer.json"
+_TEMPLATE = "chat_template.jinja"
+_CONFIG = "config.json"  # the model's; transformers looks there for a class that the settings do not name
+_ADDED = "added_tokens.json"
+VOCABULARY = frozenset(
+    [
+        _BACKEND,
+        _SETTINGS,
+        _TEMPLATE,
+        _ADDED,
+        "vocab.json",
+        "vocab.txt",
+        "merges.txt",
+        "tokenizer.model",
+        "spiece.model",
+        "sentencepiece.bpe.model",
+    ]
+)
+"""The files that a tokenizer may have.
+
+Not special_tokens_map.json: transformers writes none, and would let it set whatever it names.
+"""
+
+_ELSEWHERE = re.compile(r"(_files?|_dir|(?<!^name_or)_path)$|^(vocab|merges|init_inputs|model_proto)$")
+"""Settings that transformers or sentencepiece would open as files, or hand on to what does."""
+_LEAST_BYTES, _BYTES_A_WORD = 256 << 10, 192  # of a file; the longest honest ones have 130 a word
+_LEAST_MARKS, _MARKS_A_WORD = 20_000, 16  # of a file; honest ones have 8 a word, for the merges that made it
+_MARKS = {".json": b",[{", ".txt": b"\r\n"}  # each may be a value in memory, by a file's suffix
+_LONGEST_TOKEN = 1000  # characters
+_SPARE_IDS = 1000  # past the embeddings; honest tokenizers have one or two
+_MOST_GROWTH = 64  # of a text, through all replacements
+_MOST_PIECES = 64  # in a template of special tokens
+_UNSHOWN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def from_folder(folder: Path, words: int) -> PreTrainedTokenizerBase:
+    """The tokenizer in a stranger's `folder`, for a model of so many `words`; a UserError for an odd one."""
+    for name in sorted(VOCABULARY):
+        if (folder / name).exists():
+            _check_size(folder / name, words)
+    _check_settings(folder / _SETTINGS)
+    if (folder / _CONFIG).exists():
+        _check_class(folder / _CONFIG)
+    if (folder / _ADDED).exists():
+        _check_added(folder / _ADDED)
+    if (folder / _TEMPLATE).exists():
+        check_template(folder / _TEMPLATE, read_text(folder / _TEMPLATE))
+    if (folder / _BACKEND).exists():
+        _check_backend(folder / _BACKEND)
+    tokenizer = _opened(folder)
+    _check_templates(folder, tokenizer.chat_template)  # whatever it came from
+    _check_vocabulary(folder, tokenizer.get_vocab(), words)
+    for token in tokenizer.all_special_tokens:
+        if _UNSHOWN.search(token):
+            raise UserError(f"{folder}: the tokenizer's token {token!r:.80} would steer a terminal.")
+    return tokenizer
+
+
+def _opened(folder: Path) -> PreTrainedTokenizerBase:
+    try:
+        with hushed():
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                folder, trust_remote_code=False, local_files_only=True
+            )
+            tokenizer.get_vocab()
+    except (KeyboardInterrupt, MemoryError):
+        raise
+    except BaseException as error:  # the tokenizers library panics with what is no Exception
+        raise UserError(f"{folder}: the tokenizer cannot be read ({brief(error)}).") from error
+    return tokenizer
+
+
+def _check_size(file: Path, words: int) -> None:
+    """Refuse a file of more bytes or values than any honest one for so many `words`."""
+    if file.stat().st_size > _LEAST_BYTES + _BYTES_A_WORD * words:
+        raise UserError(f"{file} is larger than any honest one for {words} words; ask for it again.")
+    marks, most = 0, _LEAST_MARKS + _MARKS_A_WORD * words
+    with file.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            marks += sum(map(chunk.count, _MARKS.get(file.suffix, b"")))
+    if marks > most:
+        raise UserError(f"{file} holds more than {most} values, too many for {words} words; ask for it again.")
+
+
+def _check_settings(file: Path) -> None:
+    settings = read_object(file)
+    refuse_orders(str(file), settings)
+    for step in _steps(settings):
+        for key in step:
+            if _ELSEWHERE.search(key):
+                raise UserError(f"{file} asks for {key!r:.80}: code and files from elsewhere are refused.")
+    _check_class(file)
+    _check_templates(file, settings.get("chat_template"))
+
+
+def _check_class(file: Path) -> None:
+    said = read_object(file).get("tokenizer_class")
+    if said is not None and not _is_tokenizer(said):
+        raise UserError(f"{file} names {said!r:.80} for a tokenizer_class, which is none of transformers' own.")
+
+
+def _check_added(file: Path) -> None:
+    if any(type(number) is not int for number in read_object(file).values()):
+        raise UserError(f"{file} adds a token to the tokenizer that has no number; ask for it again.")
+
+
+def _check_templates(file: Path, said: object) -> None:
+    """Check one chat template, or several with their names."""
+    several = list(said.values()) if isinstance(said, dict) else said if isinstance(said, list) else [said]
+    for each in several:
+        text = each.get("template") if isinstance(each, dict) else each
+        if text is not None or each is not None:
+            check_template(file, text)
+
+
+def _is_tokenizer(name: object) -> bool:
+    """Whether transformers would open a tokenizer by that name; it would open a model as readily."""
+    from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
+
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_]*(Tokenizer(Fast)?|Backend)", name):
+        return False  # before any import
+    found = tokenizer_class_from_name(name)
+    return found is None or (isinstance(found, type) and issubclass(found, PreTrainedTokenizerBase))
+
+
+def _check_backend(file: Path) -> None:
+    """Refuse what would take time or memory without end, when it is opened or on texts."""
+    text = read_text(file, file.stat().st_size)
+    data = parse(file, text, len(text))  # no more than `_check_size` passed
+    growth = 1.0
+    for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
+        for step in _steps(data.get(part)):
+            check_pattern(file, step.get("Regex"))
+            growth *= max(1.0, _growth(step)) if part == "normalizer" else 1.0
+            if any(isinstance(each, list) and len(each) > _MOST_PIECES for each in step.values()):
+                raise UserError(f"{file} has a {part} of more than {_MOST_PIECES} steps; no honest one has.")
+    if growth > _MOST_GROWTH:
+        raise UserError(f"{file} has a normalizer that makes texts {growth:.0e} times as long.")
+    for token in data.get("added_tokens") or ():
+        if isinstance(token, dict) and len(str(token.get("content"))) > _LONGEST_TOKEN:
+            raise UserError(f"{file} adds a token of more than {_LONGEST_TOKEN} characters to the tokenizer.")
+
+
+def _steps(data: Any) -> Iterator[dict[str, Any]]:
+    """Every object in a part of a tokenizer, itself included."""
+    rest = [data]
+    while rest:
+        value = rest.pop()
+        if isinstance(value, dict):
+            yield value
+            rest += value.values()
+        elif isinstance(value, list):
+            rest += value
+
+
+def _growth(step: Mapping[str, Any]) -> float:
+    """How many times as long a text may become through one step of a normalizer."""
+    content, pattern = step.get("content", step.get("prepend")), step.get("pattern")
+    if not isinstance(content, str):
+        return 1
+    replaced = pattern.get("String") if isinstance(pattern, dict) else None
+    return len(content) / max(1, len(replaced) if isinstance(replaced, str) else 1)
+
+
+def _check_vocabulary(folder: Path, vocabulary: Mapping[str, int], words: int) -> None:
+    last = max(vocabulary.values(), default=0)
+    if last >= words + _SPARE_IDS:
+        raise UserError(f"{folder}: the tokenizer has a token of number {last} for a model of {words} words.")

@@ -1,0 +1,164 @@
+"""The table says what the runs say: means, standard errors, averages and gaps, in every form."""
+
+from __future__ import annotations
+
+import math
+import re
+from statistics import fmean, stdev
+
+import pytest
+
+from offsite.experiments.study import tabulate
+
+ROWS = ("emulator_zero_shot", "emulator_tuned", "plugged_in")
+
+
+def score(acc, nll=2.0):
+    known = None if acc is None else 0.01
+    return {"acc": acc, "acc_stderr": known, "acc_norm": acc, "acc_norm_stderr": known, "nll": nll,
+            "nll_stderr": 0.1, "n": 5}  # fmt: skip
+
+
+def results(seeds=(0, 1, 2), method="gradot", tasks=("a_1", "b&b"), texts=()):
+    runs = []
+    for seed in seeds:
+        for number, task in enumerate((*tasks, *texts)):
+            value = (
+                (lambda x: None) if task in texts else (lambda x, s=seed, n=number: x + 0.01 * s * s + 0.1 * n)
+            )
+            runs.append({"method": "", "task": task, "seed": seed, "zero_shot": score(value(0.2)),
+                         "fine_tuned": score(value(0.4)), "seconds": 1})  # fmt: skip
+            rows = {row: score(value(0.3 + 0.05 * i)) for i, row in enumerate(ROWS)}
+            runs.append({"method": method, "keep": 0.7, "stored": 0.71, "task": task, "seed": seed, **rows})
+    return {"runs": runs}
+
+
+def test_means_errors_average_and_gap():
+    table = tabulate(results())
+    assert table.head == ("method", "row", "a_1", "b&b", "average", "Δ", "nll", "gain")
+    name = "gradot, keep 0.7 (71.0 %)"
+    assert [line[0] for line in table.lines] == ["full model", "", name, "", ""]
+    assert [line[1] for line in table.lines][:3] == ["Zero-shot", "Fine-tuned", "Emulator zero-shot"]
+    first, second, average, gap, *_ = table.lines[-1][2:]
+    of = [40.0, 41.0, 44.0]
+    assert first.value == pytest.approx(fmean(of))
+    assert first.stderr == pytest.approx(stdev(of) / math.sqrt(3))
+    assert second.value == pytest.approx(fmean(of) + 10)
+    assert average.value == pytest.approx(fmean(of) + 5)
+    assert gap.value == pytest.approx(5)
+    assert gap.lone, "the same with every seed"
+    assert gap.stderr == pytest.approx(1.0)
+    assert [line[5] for line in table.lines[:-1]] == [None] * 4
+    assert "±" in table.markdown()
+
+
+def test_the_nll_and_how_much_of_fine_tunings_fall_plugged_in_reaches():
+    falling = results(tasks=("a", "b"))
+    nlls = {"zero_shot": 4.0, "fine_tuned": 2.0, "plugged_in": 2.5}
+    for run in falling["runs"]:
+        for row in nlls.keys() & run.keys():  # task b falls by two more; all rows rise with the seed
+            more = 2 if run["task"] == "b" and row != "zero_shot" else 0
+            run[row] = score(0.3, nlls[row] + 0.1 * run["seed"] - more)
+    table = tabulate(falling)
+    nll, gain = table.lines[-1][-2:]
+    assert nll.value == pytest.approx(2.5 + 0.1 - 1)
+    assert nll.stderr == pytest.approx(0.1 / math.sqrt(3))
+    assert gain.value == pytest.approx(100 * (1.5 + 1) / (2 + 1))
+    assert gain.lone, "the same with every seed"
+    assert str(nll) == "1.60 ± 0.06"
+    assert [line[-1] for line in table.lines[:-1]] == [None] * 4
+
+
+def test_where_fine_tuning_gains_nothing_there_is_no_gain():
+    assert tabulate(results()).lines[-1][-1] is None
+
+
+def test_a_cell_that_failed_costs_its_own_seed_only():
+    lacking = results()
+    lacking["runs"] = [
+        run for run in lacking["runs"] if not run["method"] or (run["task"], run["seed"]) != ("a_1", 1)
+    ]
+    table = tabulate(lacking)
+    first, second, average, gap, nll, _ = table.lines[-1][2:]
+    assert first.value == pytest.approx(fmean([40.0, 44.0]))
+    assert second.value == pytest.approx(fmean([50.0, 51.0, 54.0]))
+    assert [one.seeds for one in (first, second, average, gap, nll)] == [2, 3, 2, 2, 2]
+    assert "± is the standard error over 3 seeds, or fewer where one failed." in table.markdown()
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_a_score_that_is_no_number_is_left_out(wrong):
+    odd = results(tasks=("a",))
+    next(run for run in odd["runs"] if run["method"])["plugged_in"]["nll"] = wrong
+    table = tabulate(odd)
+    accuracy, _, nll, _ = table.lines[-1][2:]
+    assert (accuracy.seeds, nll.seeds) == (3, 2)
+    assert not re.search("nan|inf", table.markdown() + table.latex())
+
+
+def test_of_one_question_no_error_is_known():
+    single = results(seeds=(0,), tasks=("a",))
+    for run in single["runs"]:
+        for row in run.keys() & {"zero_shot", "fine_tuned", *ROWS}:
+            run[row] = score(1.0) | {"acc_stderr": 0.0, "n": 1}
+    table = tabulate(single)
+    assert str(table.lines[-1][2]) == "100.0†"
+    assert "$100.0^{\\dagger}$" in table.latex()
+
+
+def test_keeps_that_look_alike_stay_apart():
+    both = results(seeds=(0,), tasks=("a",))
+    other = [run | {"keep": 0.70000001} for run in both["runs"] if run["method"]]
+    assert len(tabulate({"runs": both["runs"] + other}).lines) == 2 + 3 + 3
+
+
+def test_one_task_is_its_own_average():
+    assert tabulate(results(tasks=("a",))).head == ("method", "row", "a", "Δ", "nll", "gain")
+
+
+def test_what_no_seed_moves_has_the_error_of_the_score_and_says_so():
+    alike = results(tasks=("a",))
+    for run in alike["runs"]:
+        run |= {"zero_shot": score(0.25)} if "zero_shot" in run else {"emulator_zero_shot": score(0.3)}
+    table = tabulate(alike)
+    cells = {(line[0], line[1]): line[2] for line in table.lines}
+    zero = cells["full model", "Zero-shot"]
+    assert (zero.value, zero.stderr, zero.lone) == (25.0, 1.0, True)
+    tuned = cells["", "Emulator tuned"]
+    assert not tuned.lone
+    assert "the same score with every seed" in table.markdown()
+    assert "± is the standard error over 3 seeds" in table.markdown()
+
+
+def test_one_seed_shows_the_scores_own_error_and_says_so():
+    table = tabulate(results(seeds=(4,)))
+    cell, _, average, gap, *_ = table.lines[-1][2:]
+    assert (cell.stderr, cell.lone) == (pytest.approx(1.0), True)
+    assert average.stderr == pytest.approx(math.sqrt(2) / 2)
+    assert gap.stderr == pytest.approx(1.0)
+    assert "† one seed" in table.markdown()
+    assert r"^{\dagger}" in table.latex()
+
+
+def test_a_text_has_a_perplexity_and_no_part_in_the_average():
+    table = tabulate(results(texts=("wiki",)))
+    assert table.head[-5:] == ("average", "Δ", "nll", "gain", "wiki ppl")
+    assert table.lines[-1][-1].value == pytest.approx(math.exp(2.0))
+    alone = tabulate(results(tasks=(), texts=("wiki",)))
+    assert alone.head == ("method", "row", "wiki ppl")
+
+
+def test_latex_is_escaped_and_even():
+    text = tabulate(results(method="a_b~9:x=50%&{#}$^\\")).latex()
+    body = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert {len(re.findall(r"(?<!\\)&", line)) for line in body} == {7}
+    assert r"a\_b\textasciitilde{}9:x=50\%\&\{\#\}\$\textasciicircum{}\textbackslash{}" in text
+    assert r"b\&b" in text
+    assert text.count(r"\midrule") == 2
+    assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
+
+
+def test_markdown_is_even():
+    lines = tabulate(results(method="a|b")).markdown().splitlines()
+    rows = [line for line in lines if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in rows} == {9}

@@ -1,0 +1,157 @@
+"""The five rows: what they are, that the model comes back, and that an interrupted one goes on."""
+
+from __future__ import annotations
+
+import copy
+import time
+
+import pytest
+from tokenizers.normalizers import Lowercase
+from tokenizers.processors import TemplateProcessing
+
+from offsite.bundles.emulator import Emulator
+from offsite.data.examples import Question
+from offsite.data.tasks import Task
+from offsite.data_owner.tune import TuneConfig
+from offsite.errors import UserError
+from offsite.experiments import compare as module
+from offsite.experiments.compare import Bench, Cache, Experiment, compare
+from offsite.model.split import Split
+from offsite.owner.blueprint import Place
+from offsite.owner.build import build
+from offsite.training.loop import autocast
+from tests.families import tiny_model
+from tests.test_laws import same, state
+
+SPLIT = Split(2, 2)
+QUESTIONS = tuple(
+    Question(f"w{10 + i} w{40 + i}", (f"w{10 + i}", f"w{50 + i}", f"w{90 + i}"), 0) for i in range(24)
+)
+ASKED = Experiment(
+    (Task("mine", QUESTIONS[:6]),),
+    [q.example() for q in QUESTIONS],
+    TuneConfig(steps=25, lr=1e-2, max_length=32),
+)
+
+
+@pytest.fixture
+def saved(tmp_path, tokenizer):
+    model = tiny_model("llama")
+    build(model, SPLIT, (Place(2), Place(4)), tokenizer=tokenizer).save(tmp_path / "emulator")
+    return model, tmp_path / "emulator"
+
+
+def rows(results):
+    return {name: row["mine"]["nll"] for name, row in results["rows"].items()}
+
+
+def test_five_rows_and_the_model_as_it_was(saved, tmp_path):
+    model, folder = saved
+    before = state(model)
+    results = compare(model, Emulator.load(folder), ASKED, tmp_path / "work")
+    assert same(state(model), before)
+    assert results["keep"] == pytest.approx(0.5)
+    found = rows(results)
+    assert list(found) == ["zero_shot", "fine_tuned", "emulator_zero_shot", "emulator_tuned", "plugged_in"]
+    assert found["fine_tuned"] < found["zero_shot"]
+    assert found["emulator_tuned"] < found["emulator_zero_shot"]
+    assert len(set(found.values())) == 5
+
+
+def test_it_says_how_it_was_scored_and_what_was_tuned_on_too(saved, tmp_path, tokenizer):
+    bench = Bench(saved[0], tokenizer, SPLIT, Cache(tmp_path))
+    others = Experiment((Task("mine", QUESTIONS[:6], note="A note."),), [q.example() for q in QUESTIONS[4:]])
+    note, known, precision = bench.notes(others)
+    assert note == "A note."
+    assert known.startswith("Of the 6 questions of mine 2 are tuned on as well")
+    with autocast(saved[0]) as words:
+        assert precision == f"Scored in {words}."
+    apart = Experiment((Task("mine", QUESTIONS[:4]),), [q.example() for q in QUESTIONS[4:]])
+    assert bench.notes(apart) == [precision]
+
+
+@pytest.mark.parametrize("change", ["merges", "bos"])
+def test_another_way_to_make_tokens_is_another_model(saved, tmp_path, tokenizer, change):
+    other = copy.deepcopy(tokenizer)
+    if change == "bos":
+        other.backend_tokenizer.post_processor = TemplateProcessing("<s> $0", special_tokens=[("<s>", 1)])
+    else:
+        other.backend_tokenizer.normalizer = Lowercase()
+    assert other.get_vocab() == tokenizer.get_vocab()
+    benches = [Bench(saved[0], each, SPLIT, Cache(tmp_path)) for each in (tokenizer, other)]
+    assert benches[0].digest != benches[1].digest
+
+
+@pytest.mark.parametrize(("stage", "rank"), [(2, None), (4, 2), (5, None), (7, 2)])
+def test_interrupted_at_any_stage_and_run_again_it_ends_the_same(saved, tmp_path, interrupted_at, stage, rank):
+    model, folder = saved
+    asked = Experiment(
+        ASKED.tasks, ASKED.train, TuneConfig(**{**vars(ASKED.config), "steps": 4, "lora_rank": rank})
+    )
+    whole = rows(compare(model, Emulator.load(folder), asked, tmp_path / "undisturbed"))
+    with interrupted_at(stage):
+        compare(model, Emulator.load(folder), asked, tmp_path / "work")
+    assert rows(compare(model, Emulator.load(folder), asked, tmp_path / "work")) == whole
+
+
+def test_stages_of_another_question_are_not_reused(saved, tmp_path):
+    model, folder = saved
+    quick = TuneConfig(steps=1, max_length=32)
+    first = compare(
+        model, Emulator.load(folder), Experiment(ASKED.tasks, ASKED.train, quick), tmp_path / "work"
+    )
+    again = Experiment(ASKED.tasks, ASKED.train, quick, limit=3)
+    assert rows(compare(model, Emulator.load(folder), again, tmp_path / "work")) != rows(first)
+
+
+def test_an_emulator_of_another_model_is_refused(saved, tmp_path):
+    _, folder = saved
+    with pytest.raises(UserError, match="another model"):
+        compare(tiny_model("llama", seed=5), Emulator.load(folder), ASKED, tmp_path / "work")
+
+
+def test_a_tuned_emulator_is_refused(saved, tmp_path):
+    model, folder = saved
+    emulator, quick = (
+        Emulator.load(folder),
+        Experiment(ASKED.tasks, ASKED.train, TuneConfig(steps=1, max_length=32)),
+    )
+    compare(model, emulator, quick, tmp_path / "work")
+    with pytest.raises(UserError, match="not the model's any more"):
+        compare(model, emulator, quick, tmp_path / "other")
+
+
+def test_no_time_counts_twice(saved, tmp_path, monkeypatch):
+    """A stage's seconds are its own: scoring a tuned emulator is not the tuning."""
+    model, folder = saved
+    real = module.tune
+
+    def slow(*args, **options):
+        time.sleep(1.5)
+        return real(*args, **options)
+
+    monkeypatch.setattr(module, "tune", slow)
+    quick = Experiment(ASKED.tasks, ASKED.train, TuneConfig(steps=1, max_length=32), limit=1)
+    seconds = compare(model, Emulator.load(folder), quick, tmp_path / "work")["seconds"]
+    for row in ("fine_tuned", "emulator_tuned"):
+        assert seconds[f"{row}-curve"] >= 1.5 > seconds[row]
+
+
+def test_an_emulator_is_made_only_where_something_lacks(saved, tmp_path, tokenizer):
+    model, folder = saved
+    made = []
+
+    def make():
+        made.append(Emulator.load(folder))
+        return made[-1]
+
+    quick = Experiment(ASKED.tasks, ASKED.train, TuneConfig(steps=1, max_length=32))
+    bench = Bench(model, tokenizer, SPLIT, Cache(tmp_path / "work"))
+    assert bench.lacks({"keep": 0.5}, quick) == ["emulator_zero_shot", "emulator_tuned", "plugged_in"]
+    first = bench.trial({"keep": 0.5}, make, quick)
+    assert bench.lacks({"keep": 0.5}, quick) == []
+    assert bench.trial({"keep": 0.5}, make, quick) == first
+    assert len(made) == 1
+    assert bench.lacks({"keep": 0.6}, quick)
+    assert list(first["rows"]) == ["emulator_zero_shot", "emulator_tuned", "plugged_in"]
+    assert first["curve"][-1]["step"] == 1

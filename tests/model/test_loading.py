@@ -1,0 +1,249 @@
+"""Every word a user may give for a model: what it opens, and the one sentence where it cannot."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from offsite.errors import UserError
+from offsite.model import loading
+from tests.families import FAMILIES, tiny_model
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, tokenizer):
+    folder = tmp_path_factory.mktemp("saved") / "tiny"
+    tiny_model("qwen3").save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    """A copy of the saved model, to be spoilt."""
+    return shutil.copytree(saved, tmp_path / "tiny")
+
+
+def edit_config(folder, **values):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def refusal(word):
+    with pytest.raises(UserError) as caught:
+        loading.load(str(word))
+    said = str(caught.value)
+    assert str(word) in said
+    assert "\n" not in said
+    assert said.endswith((".", "?"))
+    return said
+
+
+class TestLoad:
+    def test_it_opens_what_was_saved(self, saved, tokens):
+        model, tokenizer = loading.load(str(saved))
+        assert not model.training
+        assert model.device.type == loading.device().type
+        expected = tiny_model("qwen3")(tokens).logits
+        torch.testing.assert_close(model.cpu()(tokens).logits, expected, rtol=0, atol=1e-5)
+        assert tokenizer("w7 w9").input_ids == [7, 9]
+
+    @pytest.mark.parametrize("family", sorted(FAMILIES))
+    def test_it_opens_every_family_tied_or_not(self, tmp_path, tokenizer, family):
+        tiny_model(family).save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        model, _ = loading.load(str(tmp_path))
+        expected = tiny_model(family).state_dict()
+        assert model.state_dict().keys() == expected.keys()
+        assert all(torch.equal(value.cpu(), expected[name]) for name, value in model.state_dict().items())
+
+    @pytest.mark.parametrize("card", ["{}", '{"format": "offsite-emulator\\/1"}', "half of one {"])
+    def test_a_bundle_is_no_model_whatever_its_card_says(self, saved, tmp_path, card):
+        folder = shutil.copytree(saved, tmp_path / "sent")
+        (folder / "card.json").write_text(card)
+        assert "sent' holds a card.json, as bundles do, and is no plain model" in refusal(folder)
+
+    def test_a_link_to_nowhere_for_a_card_is_one(self, saved, tmp_path):
+        folder = shutil.copytree(saved, tmp_path / "sent")
+        (folder / "card.json").symlink_to("no-such-file")
+        assert "holds a card.json" in refusal(folder)
+
+    def test_it_keeps_the_checkpoints_precision(self, tmp_path, tokenizer):
+        tiny_model("llama").to(torch.bfloat16).save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        assert loading.load(str(tmp_path))[0].dtype == torch.bfloat16
+
+    def test_it_says_nothing_and_leaves_the_libraries_as_they_were(self, saved, capfd):
+        transformers.logging.set_verbosity_warning()
+        transformers.logging.enable_progress_bar()
+        try:
+            loading.load(str(saved))
+            assert transformers.logging.get_verbosity() == transformers.logging.WARNING
+            assert transformers.logging.is_progress_bar_enabled()
+        finally:
+            transformers.logging.set_verbosity_error()
+            transformers.logging.disable_progress_bar()
+        assert capfd.readouterr() == ("", "")
+
+
+class TestWords:
+    def test_a_folder_is_itself(self, saved):
+        assert loading.resolve(str(saved)) == str(saved)
+
+    def test_a_hub_id_is_itself(self):
+        assert loading.resolve("owner/name-1.0_b") == "owner/name-1.0_b"
+
+    def test_a_folder_goes_before_a_named_model(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "smollm2-135m").mkdir()
+        assert loading.resolve("smollm2-135m") == "smollm2-135m"
+
+    def test_a_near_miss_is_answered_with_the_name(self):
+        with pytest.raises(UserError, match=r"'smollm-135m' is neither .* did you mean 'smollm2-135m'\?$"):
+            loading.resolve("smollm-135m")
+
+    @pytest.mark.parametrize("word", ["/no/such/place", "../nowhere", "a/b/c", "nothing at all"])
+    def test_what_is_nothing_is_said_so(self, word):
+        with pytest.raises(UserError, match="neither a folder, nor a named model, nor a hub id"):
+            loading.resolve(word)
+
+    def test_a_file_is_no_model(self, saved):
+        with pytest.raises(UserError, match="is a file"):
+            loading.resolve(str(saved / "config.json"))
+
+    def test_fetch_knows_its_names(self):
+        with pytest.raises(UserError, match=r"'gemma3'; did you mean 'gemma3-270m'\?"):
+            loading.fetch("gemma3")
+
+    def test_a_hub_id_that_cannot_be_had_names_itself_and_what_needs_no_network(self):
+        said = refusal("nobody/no-such-model")
+        assert "smollm2-135m" in said
+        assert "local folder" in said
+
+
+class TestRefusals:
+    def test_a_folder_that_is_no_model(self, tmp_path):
+        assert "no config.json" in refusal(tmp_path)
+
+    @pytest.mark.parametrize("text", ["{", "[1]", "{}", '{"model_type": "nope"}', '{"model_type": 3}', "\0"])
+    def test_a_config_that_makes_no_sense(self, folder, text):
+        (folder / "config.json").write_text(text)
+        assert "config.json" in refusal(folder)
+
+    def test_a_config_with_a_value_of_the_wrong_kind(self, folder):
+        edit_config(folder, hidden_size="wide")
+        assert "config.json" in refusal(folder)
+
+    def test_code_of_its_own_is_not_run(self, folder):
+        edit_config(
+            folder,
+            model_type="theirs",
+            auto_map={"AutoConfig": "theirs.C", "AutoModelForCausalLM": "theirs.M"},
+        )
+        ran = folder / "ran"
+        (folder / "theirs.py").write_text(f"open({str(ran)!r}, 'w').close()")
+        assert "code of its own" in refusal(folder)
+        assert not ran.exists()
+
+    @pytest.mark.parametrize("kind", ["t5", "bart", "bert", "roberta", "vit", "clip"])
+    def test_other_kinds_of_model(self, folder, kind):
+        transformers.AutoConfig.for_model(kind).save_pretrained(folder)
+        assert f"a {kind} model, not a causal language model" in refusal(folder)
+
+    def test_quantised_weights(self, folder):
+        edit_config(folder, quantization_config={"quant_method": "gptq", "bits": 4})
+        assert "quantised" in refusal(folder)
+
+    def test_no_weights(self, folder):
+        (folder / "model.safetensors").unlink()
+        assert "no safetensors weights" in refusal(folder)
+
+    def test_pickled_weights_are_not_opened(self, folder):
+        (folder / "model.safetensors").unlink()
+        torch.save(tiny_model("qwen3").state_dict(), folder / "pytorch_model.bin")
+        assert "no safetensors weights" in refusal(folder)
+
+    @pytest.mark.parametrize("keep", [0, 5, 100, 0.5, -1])
+    def test_truncated_weights(self, folder, keep):
+        path = folder / "model.safetensors"
+        content = path.read_bytes()
+        path.write_bytes(content[: int(keep * len(content)) if isinstance(keep, float) else keep])
+        assert "cut short or damaged" in refusal(folder)
+
+    def test_a_missing_shard(self, folder):
+        (folder / "model.safetensors").unlink()
+        tiny_model("qwen3").save_pretrained(folder, max_shard_size="50KB")
+        shards = sorted(folder.glob("model-*.safetensors"))
+        assert len(shards) > 1
+        shards[0].unlink()
+        assert "no safetensors weights that can be read" in refusal(folder)
+
+    def test_a_broken_index_of_shards(self, folder):
+        (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+        (folder / "model.safetensors.index.json").write_text("{}")
+        assert "damaged" in refusal(folder)
+
+    def test_missing_tensors_are_not_made_up(self, folder):
+        path = folder / "model.safetensors"
+        tensors = load_file(path)
+        gone = "model.layers.3.mlp.up_proj.weight"
+        del tensors[gone]
+        save_file(tensors, path, metadata={"format": "pt"})
+        assert f"1 tensors are missing or of another shape, {gone}" in refusal(folder)
+
+    def test_tensors_of_another_shape(self, folder):
+        edit_config(folder, intermediate_size=48)
+        assert "24 tensors are missing or of another shape" in refusal(folder)
+
+    @pytest.mark.parametrize("family", sorted(FAMILIES))
+    def test_no_tokenizer(self, tmp_path, family):
+        tiny_model(family).save_pretrained(tmp_path)
+        assert "no tokenizer" in refusal(tmp_path)
+
+    def test_a_broken_tokenizer(self, folder):
+        (folder / "tokenizer.json").write_text("{")
+        assert "no tokenizer" in refusal(folder)
+
+
+@pytest.mark.slow
+class TestReal:
+    def continuation(self, name, prompt):
+        start = time.monotonic()
+        model, tokenizer = loading.load(name)
+        seconds = time.monotonic() - start
+        inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(model.device)
+        tokens = model.generate(**inputs, max_new_tokens=8, do_sample=False)
+        return tokenizer.decode(tokens[0], skip_special_tokens=True), seconds
+
+    def perplexity(self, name, text):
+        model, tokenizer = loading.load(name)
+        tokens = tokenizer(text, return_tensors="pt").input_ids.to(model.device)
+        with torch.no_grad():
+            return math.exp(model(tokens, labels=tokens).loss.item())
+
+    def test_smollm2_knows_paris_and_loads_fast_the_second_time(self):
+        loading.fetch("smollm2-135m")
+        said, seconds = self.continuation("smollm2-135m", "The capital of France is")
+        assert "Paris" in said
+        assert seconds < 20
+        _, tokenizer = loading.load("smollm2-135m")
+        assert "<|im_start|>user\nHi<|im_end|>" in tokenizer.apply_chat_template(
+            [{"role": "user", "content": "Hi"}], tokenize=False
+        )
+
+    def test_gemma3_knows_france_and_reads_english(self):
+        said, _ = self.continuation("gemma3-270m", "Paris is the capital of")
+        assert "France" in said
+        text = (
+            "The Eiffel Tower is a wrought-iron lattice tower on the Champ de Mars in Paris, France. It is "
+            "named after the engineer Gustave Eiffel, whose company designed and built it from 1887 to 1889."
+        )
+        # Far higher without the start token, which its tokenizer must put.
+        assert self.perplexity("gemma3-270m", text) < 20

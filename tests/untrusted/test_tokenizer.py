@@ -1,0 +1,137 @@
+"""What is refused of a stranger's tokenizer, and that what our own bundles hold is not."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import transformers as t
+from tokenizers import Tokenizer, models
+
+from offsite.bundles.bundle import tokenizer_digest
+from offsite.bundles.emulator import Emulator
+from offsite.errors import UserError
+from offsite.model.split import Split
+from offsite.owner.blueprint import Place
+from offsite.owner.build import build
+from offsite.untrusted.tokenizer import VOCABULARY, from_folder
+from tests.families import tiny_model, tiny_tokenizer
+
+WORDS = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "a": 4, "b": 5, "ab": 6, "<|endoftext|>": 7}
+BERT = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4, "a": 5}
+HONEST = {
+    "fast": tiny_tokenizer,
+    "gpt2": lambda: t.GPT2Tokenizer(vocab=WORDS, merges=[("a", "b")]),
+    "llama": lambda: t.LlamaTokenizer(vocab=WORDS, merges=[("a", "b")]),
+    "gemma": lambda: t.GemmaTokenizer(vocab=WORDS, merges=[("a", "b")]),
+    "qwen2": lambda: t.Qwen2Tokenizer(vocab=WORDS, merges=[("a", "b")]),
+    "gpt_neox": lambda: t.GPTNeoXTokenizer(vocab=WORDS, merges=[("a", "b")]),
+    "bert": lambda: t.BertTokenizer(vocab=BERT),
+    "byt5": t.ByT5Tokenizer,  # in Python, with added_tokens.json
+}
+
+
+def _saved(folder, tokenizer):
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _settings(folder, **changes):
+    file = _saved(folder, tiny_tokenizer()) / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    return folder
+
+
+@pytest.mark.parametrize("kind", HONEST)
+def test_what_transformers_writes_is_taken(tmp_path, kind):
+    tokenizer = HONEST[kind]()
+    tokenizer.add_tokens(["<extra>"])
+    _saved(tmp_path, tokenizer)
+    assert {file.name for file in tmp_path.iterdir()} <= VOCABULARY
+    assert tokenizer_digest(from_folder(tmp_path, len(tokenizer))) == tokenizer_digest(tokenizer)
+
+
+def test_a_bundle_of_each_family_opens_with_its_tokenizer(tmp_path, family):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    build(tiny_model(family), Split(1, 1), (Place(3), Place(4)), tokenizer=tokenizer).save(tmp_path / "sent")
+    assert "special_tokens_map.json" not in {file.name for file in (tmp_path / "sent").iterdir()}
+    opened = Emulator.load(tmp_path / "sent").tokenizer
+    assert opened.chat_template == tokenizer.chat_template
+    assert opened.special_tokens_map == tokenizer.special_tokens_map
+
+
+@pytest.mark.parametrize("as_text", [True, False])
+def test_as_many_merges_as_large_honest_ones_have_are_taken(tmp_path, as_text):
+    """Two a word, as of Llama 3, o200k and Gemma, and several marks each."""
+    letters = [chr(0x4E00 + number) for number in range(25)]
+    pairs = [(one, two) for one in letters for two in letters]
+    merges = [*pairs, *((one + two, three) for one, two in pairs for three in letters)]
+    merges += [(one, two + three) for one, two in pairs for three in letters]
+    words = {word: number for number, word in enumerate([*letters, *dict.fromkeys(map("".join, merges))])}
+    _saved(tmp_path, t.PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE(words, merges))))
+    file = tmp_path / "tokenizer.json"
+    data = json.loads(file.read_text())
+    data["model"]["merges"] = [" ".join(pair) if as_text else pair for pair in merges]
+    file.write_text(json.dumps(data))
+    assert len(from_folder(tmp_path, len(words))) == len(words)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "added_tokens.json", "vocab.json"])
+def test_values_without_end_are_refused_whatever_file_they_stand_in(tmp_path, name):
+    _saved(tmp_path, tiny_tokenizer())
+    (tmp_path / name).write_text('{"x": [' + "[]," * 12_000 + "0]}")
+    with pytest.raises(UserError, match=rf"{name} holds more than 22048 values, too many for 128 words"):
+        from_folder(tmp_path, 128)
+
+
+def test_lines_without_end_are_refused(tmp_path):
+    _saved(tmp_path, tiny_tokenizer())
+    (tmp_path / "vocab.txt").write_text("\n".join(map(str, range(30_000))))
+    with pytest.raises(UserError, match=r"vocab.txt holds more than"):
+        from_folder(tmp_path, 128)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"fast_tokenizer_files": ["../x.json"]},
+        {"vocab": "/etc/passwd"},
+        {"merges": "/etc/passwd"},
+        {"init_inputs": ["/etc/passwd"]},
+        {"gguf_file": "/etc/passwd"},
+        {"sp_model_kwargs": {"model_file": "/etc/passwd"}},
+        {"sudachi_kwargs": {"sudachi_config_path": "x", "sudachi_resource_dir": "y"}},
+    ],
+    ids=str,
+)
+def test_settings_that_name_files_are_refused(tmp_path, settings):
+    with pytest.raises(UserError, match=r"asks for '.*': code and files from elsewhere are refused"):
+        from_folder(_settings(tmp_path, **settings), 128)
+
+
+def test_a_name_and_tokens_are_no_files(tmp_path):
+    from_folder(_settings(tmp_path, name_or_path="x/y", extra_special_tokens=["<a_file>"]), 128)
+
+
+@pytest.mark.parametrize("said", ["AutoConfig", "Trainer", "AutoModelForCausalLM", "../x.Tokenizer", 5])
+def test_the_class_that_a_config_names_is_looked_at_too(tmp_path, said):
+    _settings(tmp_path, tokenizer_class=None)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "tokenizer_class": said}))
+    with pytest.raises(UserError, match=r"config.json names .* for a tokenizer_class"):
+        from_folder(tmp_path, 128)
+
+
+def test_added_tokens_have_numbers(tmp_path):
+    _saved(tmp_path, tiny_tokenizer())
+    (tmp_path / "added_tokens.json").write_text('{"a": "b"}')
+    with pytest.raises(UserError, match=r"added_tokens.json adds a token .* no number"):
+        from_folder(tmp_path, 128)
+
+
+def test_a_template_from_wherever_is_looked_at(tmp_path):
+    """special_tokens_map.json, which `Emulator.load` refuses by its name, would replace the one looked at."""
+    _saved(tmp_path, tiny_tokenizer())
+    (tmp_path / "special_tokens_map.json").write_text('{"chat_template": "{{ lipsum() }}"}')
+    with pytest.raises(UserError, match="'lipsum'"):
+        from_folder(tmp_path, 128)
