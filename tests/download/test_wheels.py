@@ -168,7 +168,11 @@ def test_ctrl_c_ends_pip_and_leaves_nothing(tmp_path):
         # Left alone, pip would wait far longer than we do below.
         settings |= {"PIP_CONFIG_FILE": os.devnull, "NO_PROXY": "*", "PIP_TIMEOUT": "300"}
         user = subprocess.Popen(
-            [sys.executable, "-c", "from offsite.download import wheels\nwith wheels.opened('a-b', '1', None): pass"],
+            [
+                sys.executable,
+                "-c",
+                "from offsite.download import wheels\nwith wheels.opened('a-b', '1', None): pass",
+            ],
             env={k: v for k, v in os.environ.items() if not k.startswith("PIP_")} | settings,
             stderr=subprocess.PIPE,
             start_new_session=True,  # the signal below reaches our process alone

@@ -182,6 +182,20 @@ class TestResumed:
         resumed = method.profile(*inputs, tmp_path / "work")
         assert same(resumed.findings, method.profile(*inputs).findings)
 
+    def test_what_other_code_of_the_method_computed_is_computed_anew(self, model, tmp_path, slow, monkeypatch):
+        slow.stop = 3
+        with pytest.raises(KeyboardInterrupt):
+            Slow().profile(model, SPLIT, TOKENS, tmp_path / "work")
+        slow.stop = None
+        real = Slow.learn
+
+        def learn(self, model, split, tokens, findings):
+            real(self, model, split, -tokens, findings)
+
+        monkeypatch.setattr(Slow, "learn", learn)
+        profile = Slow().profile(model, SPLIT, TOKENS, tmp_path / "work")
+        assert torch.equal(profile.findings["1/scores"], -TOKENS.float())
+
 
 class TestSaved:
     @pytest.mark.parametrize("name", sorted(METHODS))

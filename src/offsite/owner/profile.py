@@ -72,12 +72,17 @@ class Profile:
         """The indices of the middle layers."""
         return self.split.middle(len(self.sizes))
 
-    def mark(self, tokens: Tensor | None, learnt_with: Sequence[str]) -> str:
-        """Stands for all that findings hang on: model, split, method, the knobs named, `tokens`, versions."""
+    def fingerprint(self, tokens: Tensor | None, knobs: Sequence[str], code: str) -> str:
+        """Return a digest of all that decides the findings, by which an interrupted run is known again.
+
+        That is the model, the split, the method, those of its `knobs`, the text's `tokens`, the `code` that
+        computes (`methods.identity`) and the versions of libraries.
+        """
         text = "" if tokens is None else digest({"tokens": tokens})
-        knobs = [(knob, self.knobs.get(knob)) for knob in learnt_with]
-        told = (self.parent, self.split, self.method, knobs, text)
-        return hashlib.sha256(repr((told, versions(("offsite", "torch", "transformers")))).encode()).hexdigest()
+        values = [(knob, self.knobs.get(knob)) for knob in knobs]
+        decides = (self.parent, self.split, self.method, values, text, code)
+        decides = (*decides, versions(("offsite", "torch", "transformers")))
+        return hashlib.sha256(repr(decides).encode()).hexdigest()
 
     def check_split(self, split: Split) -> None:
         """Refuse to serve another split than the profile's own."""

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from offsite.errors import UserError
 from offsite.model.split import Split
 from offsite.owner.blueprint import Blueprint
+from offsite.owner.methods.identity import identity
 from offsite.owner.profile import Findings, Knobs, Profile
 from offsite.owner.states import evaluating
 
@@ -60,7 +61,8 @@ class Method(ABC):
         assert tokens is not None or self.calibration is None, "calibration asks for tokens"
         text = None if tokens is None else (tokens.shape[0], tokens.shape[1])
         bare = Profile.of(model, split, method=self.name, knobs=self.knobs, calibration=text)
-        findings = Findings.resumed(work, bare.mark(tokens, self.learnt_with))
+        code = identity(type(self))
+        findings = Findings.resumed(work, bare.fingerprint(tokens, self.learnt_with, code))
         with evaluating(model):
             self.learn(model, split, tokens, findings)
         return replace(bare, findings=findings)
