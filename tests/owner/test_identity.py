@@ -66,7 +66,7 @@ def test_the_code_of_what_a_method_inherits_from_and_imports_is_part_of_it(ident
 def test_a_method_that_was_typed_in_is_known_by_what_it_compiles_to():
     def typed(rank):
         scope = {"__name__": "typed_in", "Uniform": Uniform}
-        exec(f"class Mine(Uniform):\n    def plan(self, profile, keep): return {rank}", scope)  # noqa: S102
+        exec(f"class Mine(Uniform):\n    def plan(self, profile, keep): return {rank}", scope)
         return identity(scope["Mine"])
 
     assert typed(1) == typed(1) != typed(2)
