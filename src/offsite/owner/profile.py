@@ -80,9 +80,10 @@ class Profile:
         """
         text = "" if tokens is None else digest({"tokens": tokens})
         values = [(knob, self.knobs.get(knob)) for knob in knobs]
-        decides = (self.parent, self.split, self.method, values, text, code)
-        decides = (*decides, versions(("offsite", "torch", "transformers")))
-        return hashlib.sha256(repr(decides).encode()).hexdigest()
+        inputs = (self.parent, self.split, self.method, values, text, code)
+        return hashlib.sha256(
+            repr((inputs, versions(("offsite", "torch", "transformers")))).encode()
+        ).hexdigest()
 
     def check_split(self, split: Split) -> None:
         """Refuse to serve another split than the profile's own."""
