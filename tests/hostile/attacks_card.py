@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.hostile.attacks_weights import tensor_names
 from tests.hostile.corpus import attack, card, card_text, weights
-from tests.sample_bundles import edit_json, sign
+from tests.sample_bundles import edit_json, edit_tensors, sign
 
 ALL = "emulator adapter"
 
@@ -255,3 +255,12 @@ def whole_layers_that_say_they_are_a_lora(folder):
 
 def lora(folder, **changes):
     card(folder, lambda data: data.update(lora=(data["lora"] or {}) | changes))
+
+
+@attack("emulator", "the config does not tie them")
+def an_adapter_matrix_that_is_the_middles(folder):
+    """Its shape fits; what is tuned would be more than the adapter."""
+    weights(folder).rename(folder / "emulator.safetensors")
+    name, source = "model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight"
+    edit_tensors(folder, lambda tensors: tensors.pop(name))
+    card(folder, lambda data: data["same_as"].update({name: source}))

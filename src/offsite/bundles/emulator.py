@@ -13,11 +13,12 @@ from pydantic import BeforeValidator, Field
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from offsite.bundles import bundle
+from offsite.bundles.aliases import aliases, check_adapter, check_card, check_harmonizers, permitted
 from offsite.errors import UserError, brief
 from offsite.files.atomic import staged
 from offsite.model import checkpoint
 from offsite.model.decoder import Decoder, blank, fill, skeleton
-from offsite.model.harmonizers import hung, is_hung, rehang
+from offsite.model.harmonizers import hung, rehang
 from offsite.model.linears import dense, reshape
 from offsite.model.split import Split
 from offsite.untrusted.config import from_stranger, refuse_methods, refuse_orders
@@ -70,11 +71,13 @@ class Emulator:
     def plain(self) -> bool:
         """Whether transformers alone opens the bundle: each tensor as the config says, none shared but so."""
         bare = skeleton(self.model.config)
-        return _aliases(self.model) == _aliases(bare) and _shapes(self.model) == _shapes(bare)
+        same_as = permitted(self.model, self.split, bare)
+        return same_as == aliases(bare) and _shapes(self.model) == _shapes(bare)
 
     def save(self, path: Path | str) -> str:
         """Write the bundle and return its digest."""
-        same_as = _aliases(self.model)
+        check_adapter(self.model, self.split)
+        same_as = permitted(self.model, self.split, skeleton(self.model.config))
         card = EmulatorCard(
             format=EmulatorCard.kind,
             origin=self.origin,
@@ -85,7 +88,12 @@ class Emulator:
         weights = _PLAIN if self.plain else _NATIVE
 
         def fill_folder(folder: Path) -> None:
-            tensors = {k: v for k, v in self.model.state_dict().items() if k not in same_as}
+            again = aliases(self.model)  # what the card may not name is stored once more
+            tensors = {
+                name: tensor.clone() if name in again else tensor
+                for name, tensor in self.model.state_dict().items()
+                if name not in same_as
+            }
             bundle.save_tensors(tensors, folder / weights)
             checkpoint.write_description(folder, self.model, self.tokenizer)
             _check_files("The model", [file.name for file in folder.iterdir()])
@@ -103,8 +111,9 @@ class Emulator:
                 "The emulator has harmonizers, which no plain transformers checkpoint can hold; "
                 "it opens with offsite.Emulator.load."
             )
-        same_as = {} if not self.plain else _aliases(self.model)
-        state = dense(self.model, skeleton(self.model.config), self.split)
+        bare = skeleton(self.model.config)
+        same_as = permitted(self.model, self.split, bare) if self.plain else {}
+        state = dense(self.model, bare, self.split)
         tensors = {k: v.clone() for k, v in state.items() if k not in same_as}
         with staged(Path(path)) as folder:
             checkpoint.write(folder, self.model, self.tokenizer, tensors)
@@ -126,9 +135,11 @@ class Emulator:
         )
         split, shape_of = card.origin.split, _shape_of(declared, card.same_as)
         split.middle(len(Decoder.of(bare)))
-        _check_aliases(weights, card.same_as)
-        plain = not _altered(bare, split, shape_of) and card.same_as == _aliases(bare)
+        check_adapter(bare, split)
+        check_harmonizers(weights, card.same_as)
+        plain = not _altered(bare, split, shape_of) and card.same_as == aliases(bare)
         _check_weights(weights, declared, bare, card.same_as)
+        check_card(weights, card.same_as, bare, split)
         if plain != (weights.name == _PLAIN):
             raise UserError(f"{weights} has the wrong name: transformers would open it and fill in noise.")
         generation = _generation(path) if _GENERATION in card.files else None
@@ -154,13 +165,6 @@ def _altered(model: PreTrainedModel, split: Split, shape_of: _ShapeOf) -> bool:
     return thinner or harmonized
 
 
-def _aliases(model: PreTrainedModel) -> dict[str, str]:
-    """Every name whose tensor already stands under an earlier one."""
-    first: dict[int, str] = {}
-    state = model.state_dict(keep_vars=True)
-    return {name: first[id(t)] for name, t in state.items() if first.setdefault(id(t), name) != name}
-
-
 def _shapes(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
@@ -179,16 +183,6 @@ def _check_files(whose: str, names: Collection[str]) -> None:
             raise UserError(f"{whose} brings a file {name!r:.80}, which no emulator may hold.")
     if (_PLAIN in names) == (_NATIVE in names) or "config.json" not in names:
         raise UserError(f"{whose} lacks a file: an emulator has config.json and {_PLAIN} or {_NATIVE}.")
-
-
-def _check_aliases(file: Path, same_as: Mapping[str, str]) -> None:
-    """Refuse harmonizers that share a matrix: no blueprint leads to them, and names alone could make many."""
-    for name, source in same_as.items():
-        if is_hung(name) or is_hung(source):
-            raise UserError(
-                f"{file}: {name!r:.80} is said to be the same as {source!r:.80}, but no harmonizer shares "
-                "its matrices."
-            )
 
 
 def _check_weights(

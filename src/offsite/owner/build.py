@@ -8,6 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from offsite.bundles import bundle
 from offsite.bundles.adapter import adapter_tensors
+from offsite.bundles.aliases import check_adapter
 from offsite.bundles.emulator import Emulator
 from offsite.errors import UserError
 from offsite.model.decoder import Decoder, own, restack
@@ -45,6 +46,7 @@ def build(
             inner.layers[slot].set_submodule(name, module)
     hang(emulated, _chains(blueprint, split.bottom - 1, model))
     places = split.adapter(len(inner)).values()
+    check_adapter(emulated, split)
     own(emulated, [inner.name(i, name) for i in places for name in inner.tensors(i)])
     return Emulator(emulated, origin(model, split, tokenizer), method, tokenizer)
 
