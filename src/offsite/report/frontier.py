@@ -13,7 +13,7 @@ from offsite.report.fidelity import against_keep
 from offsite.report.figures import Figure, drawn, escaped, layout_of, limits, shades
 from offsite.report.part import Chapter, Loose, Part, Shown, Story, Table, number, read, record_block
 from offsite.results.measures import ACCURACY, Measure, measures
-from offsite.results.schema import ROWS, Cell, Number
+from offsite.results.schema import ROWS, Number, Score
 from offsite.results.statistics import Estimate
 
 _RING = "#c8558f"
@@ -24,7 +24,7 @@ _NAMES = {
     "loss_gap": "Loss above the model’s, nats a token",
     "zero_shot_nll": "Answer nll of the emulator as sent",
 }
-Row = dict[str, Cell]
+Row = dict[str, Score]
 
 
 class Point(Loose):

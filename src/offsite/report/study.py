@@ -14,7 +14,7 @@ from offsite.errors import UserError
 from offsite.report.figures import Figure, band, drawn, escaped, layout_of, limits
 from offsite.report.part import Chapter, Loose, Part, Shown, Story, Table, number, read, record_block
 from offsite.results.measures import NLL, Measure, measures, over_seeds
-from offsite.results.schema import ROWS, Cell
+from offsite.results.schema import ROWS, Score
 from offsite.results.statistics import Estimate, share
 
 _LANE = 58  # pixels: a name, and three dots under it
@@ -29,11 +29,11 @@ class Run(Loose):
     seed: int = 0
     keep: float | None = None
     stored: float | None = None
-    zero_shot: Cell | None = None
-    fine_tuned: Cell | None = None
-    emulator_zero_shot: Cell | None = None
-    emulator_tuned: Cell | None = None
-    plugged_in: Cell | None = None
+    zero_shot: Score | None = None
+    fine_tuned: Score | None = None
+    emulator_zero_shot: Score | None = None
+    emulator_tuned: Score | None = None
+    plugged_in: Score | None = None
 
 
 class Study(Loose):

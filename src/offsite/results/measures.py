@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
-from offsite.results.schema import Cell
+from offsite.results.schema import Score
 from offsite.results.statistics import Estimate
 
 _ALIKE = 1e-9
@@ -20,25 +20,25 @@ class Measure:
     caption: str
     hint: str
     digits: int
-    of: Callable[[Cell], Estimate | None]
+    of: Callable[[Score], Estimate | None]
 
 
-def _share(cell: Cell) -> Estimate | None:
+def _share(cell: Score) -> Estimate | None:
     return None if cell.acc is None else Estimate(cell.acc, _error(cell, cell.acc_stderr)).times(100)
 
 
-def _nll(cell: Cell) -> Estimate | None:
+def _nll(cell: Score) -> Estimate | None:
     return None if cell.nll is None else Estimate(cell.nll, _error(cell, cell.nll_stderr))
 
 
-def _perplexity(cell: Cell) -> Estimate | None:
+def _perplexity(cell: Score) -> Estimate | None:
     """Its error by the delta method."""
     if cell.nll is None or cell.nll > 700:
         return None
     return Estimate(1.0, _error(cell, cell.nll_stderr)).times(math.exp(cell.nll))
 
 
-def _error(cell: Cell, error: float | None) -> float | None:
+def _error(cell: Score, error: float | None) -> float | None:
     """Of a single question the spread is unknown, and is written as 0."""
     return None if cell.n == 1 else error
 
@@ -48,7 +48,7 @@ NLL = Measure("Answer nll, nats per token", "lower is better", 2, _nll)
 PERPLEXITY = Measure("Perplexity", "lower is better", 2, _perplexity)
 
 
-def measures(cells: Sequence[Cell]) -> list[Measure]:
+def measures(cells: Sequence[Score]) -> list[Measure]:
     """What the `cells` of a task are read by: a text to be foretold has no accuracy but a perplexity."""
     answered = any(cell.acc is not None for cell in cells)
     known = any(cell.nll is not None for cell in cells)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+from pydantic.dataclasses import dataclass as validated
 
 from offsite.errors import UserError
 
@@ -52,16 +53,27 @@ _Share = Annotated[Annotated[float, Field(ge=0, le=1)] | None, BeforeValidator(_
 _Positive = Annotated[Annotated[float, Field(ge=0)] | None, BeforeValidator(_finite)]
 
 
-class Cell(BaseModel):
-    """One row's scores on one task: accuracies as shares of 1, nll in nats per token of the right answer."""
+@validated(frozen=True)
+class Score:
+    """How well a model did on a task: measured by `evaluate`, read back from a file, drawn on a page.
+
+    A `_stderr` is the standard error of the mean above, 0 if n is 1. None: not measured, or not finite.
+    """
 
     acc: _Share = None
+    """Share of questions, 0 to 1, whose likeliest answer is right; in an exact-match task, of those whose
+    greedy continuation is one of the listed answers; None where texts are predicted, as are the next three."""
     acc_stderr: _Positive = None
     acc_norm: _Share = None
+    """The same by log-likelihood per character of the answer; in an exact-match task, `acc` again."""
     acc_norm_stderr: _Positive = None
     nll: Number = None
+    """Negative log-likelihood of the right answer in nats per token: the mean over all tokens of all right
+    answers; in an exact-match task, of the answers that the questions mark; of all tokens of texts, whose
+    perplexity is its exponential."""
     nll_stderr: _Positive = None
     n: int | None = None
+    """Questions answered, or texts predicted."""
 
 
 class Point(BaseModel):
@@ -75,7 +87,7 @@ class Point(BaseModel):
 class Results(BaseModel):
     """One comparison; what is None was not recorded and stays off the page."""
 
-    rows: dict[RowKey, dict[str, Cell]]
+    rows: dict[RowKey, dict[str, Score]]
     keep: Annotated[float, Field(ge=0, le=1)]
     method: str
     split: dict[str, int] | None = None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from math import sqrt
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 from offsite.errors import UserError
+from offsite.results.schema import Score
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -19,26 +19,6 @@ if TYPE_CHECKING:
     from offsite.scoring.harness import Answered
 
 __all__ = ["Score", "evaluate"]
-
-
-@dataclass(frozen=True)
-class Score:
-    """How well a model did on a task; a `_stderr` is the standard error of the mean above, 0 if n is 1."""
-
-    acc: float | None
-    """Share of questions, 0 to 1, whose likeliest answer is right; in an exact-match task, of those whose
-    greedy continuation is one of the listed answers; None where texts are predicted, as are the next three."""
-    acc_stderr: float | None
-    acc_norm: float | None
-    """The same by log-likelihood per character of the answer; in an exact-match task, `acc` again."""
-    acc_norm_stderr: float | None
-    nll: float
-    """Negative log-likelihood of the right answer in nats per token: the mean over all tokens of all right
-    answers; in an exact-match task, of the answers that the questions mark; of all tokens of texts, whose
-    perplexity is its exponential."""
-    nll_stderr: float
-    n: int
-    """Questions answered, or texts predicted."""
 
 
 def evaluate(

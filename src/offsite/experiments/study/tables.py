@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from offsite.results.measures import ACCURACY, NLL, PERPLEXITY, Measure, alike, over_seeds
-from offsite.results.schema import ROWS, Cell
+from offsite.results.schema import ROWS, Score
 from offsite.results.statistics import Estimate, share
 
 _ENDS = ("zero_shot", "fine_tuned")
@@ -176,7 +176,7 @@ def _of_seed(
     for task in tasks:
         for row, sign in rows:
             score = found.get(task, {}).get(row)
-            term = measure.of(Cell.model_validate(score)) if score else None
+            term = measure.of(Score(**score)) if score else None
             if term is None:
                 return None
             terms.append(term.times(sign))
