@@ -17,7 +17,7 @@ from offsite.owner.methods import DEFAULT, METHODS, method_named
 from offsite.owner.methods.crash import Crash, cluster, linear_cka
 from offsite.owner.methods.uniform import Uniform
 from offsite.owner.profile import Profile
-from offsite.owner.stages import plan
+from offsite.owner.chain import plan
 from tests.families import tiny_model
 
 SPLIT = Split(1, 1)

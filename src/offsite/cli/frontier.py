@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from offsite.cli.options import Force, Json, Limit, Model, Rank, Seed, Stages, Tasks, Text, Train, words
-from offsite.cli.profile import Knobs, Methods, Profiles, worth
+from offsite.cli.profile import Knobs, Methods, Profiles, has_parts
 from offsite.cli.shell import beside, console, emit, output, stages
 from offsite.cli.tables import frontier_table
 from offsite.files.atomic import staged, write_json
-from offsite.owner.learn import learn
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -251,26 +250,24 @@ class _Profiles:
 
     def send(self, grid: Grid, point: Settings, model: str, out: Path, folder: Path, seed: int) -> str:
         """Write the emulator of a point and its receipt into `folder`, later `out`; the call that makes it."""
-        from offsite.owner.build import keep_of
-        from offsite.owner.receipt import write_receipt
         from offsite.provenance import calling
 
         candidate = self.candidate(grid, point)
         call = self.call(candidate, grid, model, out / "emulator", seed)
-        emulator, blueprint = candidate.make(self.model, self.tokenizer)
-        emulator.save(folder / "emulator")
-        kept, private = keep_of(emulator, self.model), folder / "emulator-receipt"
+        made = candidate.make(self.model, self.tokenizer, seed)
         with calling(call):
-            write_receipt(private, emulator, blueprint, asked=candidate.keep, kept=kept, seed=seed)
+            made.save(folder / "emulator")
         return shlex.join(call)
 
     def _of(self, method: Method, split: Split) -> Profile:
-        for profile in self.given.values():
-            if (profile.method, profile.split) == (method.name, split):
-                profile.check_model(self.model)
-                return profile
+        from offsite.owner.compress import profile_of, serving
+
+        found = serving(method, split, list(self.given.values()))
+        if found:
+            found.check_model(self.model)
+            return found
         work = self.work / f"profile-{method.name}-{split.bottom}-{split.top}"
-        return learn(method, self.model, self.tokenizer, split, self.text, work)
+        return profile_of(self.model, self.tokenizer, method, split, text=self.text, work=work)
 
 
 def _unusual(grid: Grid, method: Method, seed: int) -> Mapping[str, object]:
@@ -291,7 +288,7 @@ def _worth(work: Path) -> bool:
 
     if any(work.glob("*.json")) or any(map(has_checkpoint, work.glob("*-checkpoints"))):
         return True
-    return any(worth(folder) for folder in work.glob("profile-*"))
+    return any(has_parts(folder) for folder in work.glob("profile-*"))
 
 
 def _show(results: Mapping[str, Any], found: Frontier, out: Path) -> None:

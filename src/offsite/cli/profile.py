@@ -10,7 +10,6 @@ import typer
 
 from offsite.cli.options import Force, Json, Model, Seed, Text
 from offsite.cli.shell import beside, console, emit, leftovers, output
-from offsite.owner.learn import learn
 
 if TYPE_CHECKING:
     from offsite.owner.profile import Profile
@@ -63,22 +62,25 @@ def command(
     from offsite.files.atomic import staged
     from offsite.model import loading
     from offsite.model.split import Split
+    from offsite.owner.compress import profile_of
     from offsite.owner.methods import method_named, seeded
 
     asked = [*(knobs or ()), *([] if steps is None else [f"steps={steps}"])]
     name = method or DEFAULT
     chosen, split = method_named(name, asked, seeded(name, seed)), Split(bottom, top)
     whole, tokenizer = loading.load(model)
-    with leftovers(beside(out, ".profiling"), worth) as work:
-        learnt = learn(chosen, whole, tokenizer, split, text, work, blocks, length)
+    with leftovers(beside(out, ".profiling"), has_parts) as work:
+        made = profile_of(
+            whole, tokenizer, chosen, split, text=text, work=work, blocks=blocks, length=length
+        )
         with staged(out) as folder:
-            learnt.save(folder, text=text, seed=seed)
-            report = _report(learnt, folder / "report.html", model, text)
-    _show(learnt, model, out, text, json, report and out / report.name)
+            made.save(folder, text=text, seed=seed)
+            report = _report(made, folder / "report.html", model, text)
+    _show(made, model, out, text, json, report and out / report.name)
 
 
-def worth(work: Path) -> bool:
-    """Whether there is a part that an interrupted profile goes on from."""
+def has_parts(work: Path) -> bool:
+    """Tell whether an interrupted profile left a part to go on from."""
     from offsite.owner.profile import Findings
 
     return bool(Findings(work).parts)

@@ -20,12 +20,12 @@ from offsite.experiments.frontier.answer import verdict
 from offsite.experiments.frontier.choose import ESTIMATES, FEWEST, TRUSTED, Point, Wish
 from offsite.experiments.frontier.grid import KEEP, Settings, in_words
 from offsite.model.split import Split
-from offsite.owner.blueprint import Blueprint
-from offsite.owner.build import build, keep_of
+from offsite.owner.build import keep_of
+from offsite.owner.chain import Link
+from offsite.owner.compress import Compressed, assemble
 from offsite.owner.fidelity import Gradient, fidelity, gradient
 from offsite.owner.findings import MARK, Findings
 from offsite.owner.profile import CARD
-from offsite.owner.stages import Stage, plan
 
 __all__ = ["Candidate", "Frontier", "Wish", "explore"]
 
@@ -35,7 +35,7 @@ class Candidate:
     """An emulator that could be made: the settings, and the methods so set with what they learnt."""
 
     settings: Settings
-    stages: Sequence[Stage]
+    stages: Sequence[Link]
 
     @property
     def keep(self) -> float:
@@ -52,10 +52,11 @@ class Candidate:
         """The methods' names, chained."""
         return "+".join(method.name for method, _ in self.stages)
 
-    def make(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[Emulator, Blueprint]:
+    def make(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int = 0
+    ) -> Compressed:
         """The emulator, as `offsite compress` makes it, and what it was built from."""
-        blueprint = plan(self.stages, self.keep)
-        return build(model, self.split, blueprint, method=self.method, tokenizer=tokenizer), blueprint
+        return assemble(model, tokenizer, self.stages, self.keep, seed=seed)
 
     def key(self) -> dict[str, Any]:
         """All that the emulator hangs on."""
@@ -237,7 +238,7 @@ def _why(candidate: Candidate, error: UserError) -> str:
 
 
 def _made(candidate: Candidate, bench: Bench) -> Emulator:
-    return candidate.make(bench.model, bench.tokenizer)[0]
+    return candidate.make(bench.model, bench.tokenizer).emulator
 
 
 def _told(point: Point) -> dict[str, Any]:

@@ -10,16 +10,13 @@ from typing import Any
 
 from offsite.bundles.emulator import Emulator
 from offsite.data import tasks
-from offsite.errors import UserError
 from offsite.experiments.compare import Bench
 from offsite.experiments.study.chain import Chain
 from offsite.files.atomic import remove
-from offsite.owner.build import build
+from offsite.owner.compress import assemble, profile_of, serving
 from offsite.owner.distill import align
-from offsite.owner.learn import learn
 from offsite.owner.methods.base import Method
 from offsite.owner.profile import Profile
-from offsite.owner.stages import plan
 
 
 @dataclass(frozen=True)
@@ -41,9 +38,8 @@ class Workshop:
     def emulator(self, chain: Chain, keep: float | None, seed: int) -> Emulator:
         """Planned, built, and distilled where the chain asks for it."""
         methods = chain.seeded(seed)
-        blueprint = plan([(method, self._learnt(method)) for method in methods], keep or 1.0)
-        here = self.bench
-        made = build(here.model, here.split, blueprint, method=chain.name, tokenizer=here.tokenizer)
+        links = [(method, self._learnt(method)) for method in methods]
+        made = assemble(self.bench.model, self.bench.tokenizer, links, keep or 1.0).emulator
         if chain.distill:
             self._distill(made, self.name(chain, keep, seed))
         return made
@@ -51,10 +47,10 @@ class Workshop:
     def _learnt(self, method: Method) -> Profile:
         """A profile that this method can plan from: of this run, of an earlier one, or new."""
         if method.calibration is None:  # and needs no text
-            return learn(method, self.bench.model, self.bench.tokenizer, self.bench.split, self.text)
+            return profile_of(self.bench.model, self.bench.tokenizer, method, self.bench.split)
         if not self._profiles:
             self._profiles.extend(map(Profile.load, sorted(self._home.glob("[!.]*"))))
-        found = next((profile for profile in self._profiles if _serves(profile, method)), None)
+        found = serving(method, self.bench.split, self._profiles)
         if found is None:
             found = self._profiled(method)
             self._profiles.append(found)
@@ -64,7 +60,7 @@ class Workshop:
         number = hashlib.sha256(repr((method.name, sorted(method.knobs.items()))).encode()).hexdigest()[:16]
         work = self.bench.cache.folder / "profiling" / f"{method.name}-{number}"
         here, saved = self.bench, self._home / f"{method.name}-{number}"
-        profile = learn(method, here.model, here.tokenizer, here.split, self.text, work)
+        profile = profile_of(here.model, here.tokenizer, method, here.split, text=self.text, work=work)
         profile.save(saved, text=self.text)
         remove(work)
         return Profile.load(saved)
@@ -95,11 +91,3 @@ class Workshop:
     @functools.cached_property
     def _digest(self) -> str:
         return hashlib.sha256(repr(self._texts).encode()).hexdigest()
-
-
-def _serves(profile: Profile, method: Method) -> bool:
-    try:
-        method.check(profile)
-    except UserError:  # the refusal is the answer
-        return False
-    return True

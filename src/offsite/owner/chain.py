@@ -1,4 +1,4 @@
-"""Methods one after the other: the first says which layers stand, later ones what is done to those."""
+"""Several methods in a chain: the first decides which layers stand, later ones what is done to those."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from offsite.owner.blueprint import Blueprint, Place, raw
 from offsite.owner.methods.base import Method, check_keep
 from offsite.owner.profile import Profile
 
-Stage = tuple[Method, Profile]
-"""A method, and what it learnt."""
+Link = tuple[Method, Profile]
+"""A method of a chain, and its profile of the model."""
 
 
-def plan(stages: Sequence[Stage], keep: float) -> Blueprint:
-    """One blueprint that stores the share `keep` of the middle.
+def plan(links: Sequence[Link], keep: float) -> Blueprint:
+    """Return the blueprint that stores the share `keep` of the middle.
 
-    Stages whose own knobs leave `keep` nothing to say take what they take, and leave alone what others have
-    changed; of n others each takes the n-th root of what is left to the share asked for, so that the last one
-    brings it home. (What a first stage saves in matrices comes on top: the whole then stores less than asked.)
+    Methods whose knobs alone decide how much stays ignore `keep`, and do not change what others have changed.
+    Each of the n others takes the n-th root of what is left to reach the share asked for, so that the last one
+    reaches it. (What a first method saves in matrices comes on top: the whole then stores less than asked.)
     """
     check_keep(keep)
     blueprint: Blueprint | None = None
-    for number, (method, profile) in enumerate(stages):
+    for number, (method, profile) in enumerate(links):
         if blueprint is None:
-            blueprint = method.plan(profile, _share(stages, keep))
+            blueprint = method.plan(profile, _share(links, keep))
             continue
         fixed, free = _stored(blueprint, profile)
         left = (keep * sum(profile.sizes) - fixed) / free
-        share = _share(stages[number:], min(1.0, max(left, 1e-3)))
+        share = _share(links[number:], min(1.0, max(left, 1e-3)))
         then = method.plan(_narrowed(profile, blueprint), share)
         blueprint = overlay(blueprint, then, method.name, wins=method.budgeted)
-    assert blueprint is not None, "there is a stage"
+    assert blueprint is not None, "a chain has a method"
     return blueprint
 
 
 def overlay(first: Blueprint, then: Blueprint, name: str = "", *, wins: bool = True) -> Blueprint:
-    """The places of `first`, with what `then` does to the layers that stand there.
+    """Return the places of `first`, with what `then` does to the layers that stand there.
 
     Where both change a linear, `then` does if it `wins`. Raises UserError where `then`, the plan of the method
     `name`, leaves such a layer out, and where both prune channels.
@@ -64,21 +64,21 @@ def overlay(first: Blueprint, then: Blueprint, name: str = "", *, wins: bool = T
     return tuple(map(both, first))
 
 
-def _share(stages: Sequence[Stage], keep: float) -> float:
-    """What the first of the stages is asked for."""
-    budgeted = sum(method.budgeted for method, _ in stages)
+def _share(links: Sequence[Link], keep: float) -> float:
+    """The share that the first of the methods is asked for."""
+    budgeted = sum(method.budgeted for method, _ in links)
     return float(keep ** (1 / max(1, budgeted)))
 
 
 def _stored(blueprint: Blueprint, profile: Profile) -> tuple[int, int]:
-    """Parameters that no later stage can change, those of harmonizers, and of the layers that stand."""
+    """Count the parameters of harmonizers, which no later method changes, and of the layers that stand."""
     chains = [place.harmonizer.matrices for place in blueprint if place.harmonizer]
     fixed = sum(matrix.numel() for matrices in chains for matrix in matrices)
     return fixed, sum(profile.sizes[layer] for layer in {place.layer for place in raw(blueprint)})
 
 
 def _narrowed(profile: Profile, blueprint: Blueprint) -> Profile:
-    """The profile as of a model in which only the layers that stand have parameters and findings."""
+    """The profile of a model in which only the layers that stand have parameters and scores."""
     layers = {place.layer for place in raw(blueprint)}
     sizes = tuple(size if layer in layers else 0 for layer, size in enumerate(profile.sizes))
     gone = {str(layer) for layer in profile.middle if layer not in layers}

@@ -17,7 +17,7 @@ from offsite.owner.methods.scaleot import ScaleOT
 from offsite.owner.methods.src import SRC
 from offsite.owner.methods.svd import SVD
 from offsite.owner.methods.uniform import Uniform
-from offsite.owner.stages import overlay, plan
+from offsite.owner.chain import overlay, plan
 from tests.families import tiny_model
 from tests.owner.test_scaleot import QUICK, TOKENS
 
