@@ -20,13 +20,13 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from offsite.cli.profile import learn
 from offsite.data import tasks
 from offsite.errors import UserError
 from offsite.files.atomic import write_text
 from offsite.model import loading
 from offsite.model.split import Split
 from offsite.owner.build import build, keep_of
+from offsite.owner.compress import profile_of
 from offsite.owner.fidelity import fidelity, held_out
 from offsite.owner.methods import method_named
 from offsite.owner.methods.base import Method
@@ -58,7 +58,7 @@ class Owner:
             found.check_split(Split())
             method.check(found)
             return found
-        found = learn(method, self.model, self.tokenizer, Split(), self.text)
+        found = profile_of(self.model, self.tokenizer, method, Split(), text=self.text)
         if folder:
             found.save(folder, text=self.text)
         return found

@@ -1,10 +1,7 @@
 """Tune a language model you may not see, on data you may not share.
 
     whole, tokenizer = offsite.load("smollm2-135m")                    # model owner
-    split = offsite.Split()
-    method = offsite.METHODS["uniform"]()
-    blueprint = method.plan(method.profile(whole, split), keep=0.7)
-    offsite.build(whole, split, blueprint, tokenizer=tokenizer).save("emulator")
+    offsite.compress(whole, tokenizer, "gradot", keep=0.7).save("emulator")
 
     emulator = offsite.Emulator.load("emulator")                       # data owner
     offsite.tune(emulator, offsite.examples("private.jsonl")).save("adapter")
@@ -22,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from offsite.bundles.adapter import Adapter
     from offsite.bundles.emulator import Emulator
-    from offsite.data.examples import Example, Question
+    from offsite.data.examples import Encoded, Example, Question, blocks, encode
     from offsite.data.tasks import Task, examples, texts
     from offsite.data.tasks import load as load_task
     from offsite.data_owner.tune import TuneConfig, Tuned, tune
@@ -31,21 +28,27 @@ if TYPE_CHECKING:
     from offsite.model.loading import load
     from offsite.model.split import Split
     from offsite.owner.blueprint import Blueprint, Place
-    from offsite.owner.build import build
+    from offsite.owner.build import build, keep_of
+    from offsite.owner.compress import Compressed, compress, profile_of
     from offsite.owner.distill import DistillConfig, distill
+    from offsite.owner.fidelity import Fidelity, fidelity, held_out
     from offsite.owner.methods import METHODS
     from offsite.owner.methods.base import Method
     from offsite.owner.plug import plug
     from offsite.owner.profile import Profile
+    from offsite.owner.receipt import write_receipt
     from offsite.scoring import Score, evaluate
 
 _HOME = {
     "Adapter": "bundles.adapter",
     "Blueprint": "owner.blueprint",
+    "Compressed": "owner.compress",
     "DistillConfig": "owner.distill",
     "Emulator": "bundles.emulator",
+    "Encoded": "data.examples",
     "Example": "data.examples",
     "Experiment": "experiments.compare",
+    "Fidelity": "owner.fidelity",
     "METHODS": "owner.methods",
     "Method": "owner.methods.base",
     "Place": "owner.blueprint",
@@ -57,22 +60,65 @@ _HOME = {
     "TuneConfig": "data_owner.tune",
     "Tuned": "data_owner.tune",
     "UserError": "errors",
+    "blocks": "data.examples",
     "build": "owner.build",
     "compare": "experiments.compare",
+    "compress": "owner.compress",
     "distill": "owner.distill",
+    "encode": "data.examples",
     "evaluate": "scoring",
     "examples": "data.tasks",
+    "fidelity": "owner.fidelity",
+    "held_out": "owner.fidelity",
+    "keep_of": "owner.build",
     "load": "model.loading",
     "load_task": "data.tasks",
     "plug": "owner.plug",
+    "profile_of": "owner.compress",
     "texts": "data.tasks",
     "tune": "data_owner.tune",
+    "write_receipt": "owner.receipt",
 }
 __all__ = [
-    "METHODS", "Adapter", "Blueprint", "DistillConfig", "Emulator", "Example", "Experiment", "Method",
-    "Place", "Profile", "Question", "Score", "Split", "Task", "TuneConfig", "Tuned", "UserError", "build",
-    "compare", "distill", "evaluate", "examples", "load", "load_task", "plug", "texts", "tune",
-]  # fmt: skip
+    "METHODS",
+    "Adapter",
+    "Blueprint",
+    "Compressed",
+    "DistillConfig",
+    "Emulator",
+    "Encoded",
+    "Example",
+    "Experiment",
+    "Fidelity",
+    "Method",
+    "Place",
+    "Profile",
+    "Question",
+    "Score",
+    "Split",
+    "Task",
+    "TuneConfig",
+    "Tuned",
+    "UserError",
+    "blocks",
+    "build",
+    "compare",
+    "compress",
+    "distill",
+    "encode",
+    "evaluate",
+    "examples",
+    "fidelity",
+    "held_out",
+    "keep_of",
+    "load",
+    "load_task",
+    "plug",
+    "profile_of",
+    "texts",
+    "tune",
+    "write_receipt",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -81,3 +127,7 @@ def __getattr__(name: str) -> Any:
     value = getattr(import_module(f"offsite.{_HOME[name]}"), "load" if name == "load_task" else name)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

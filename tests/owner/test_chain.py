@@ -10,6 +10,7 @@ from offsite.model.linears import Weight
 from offsite.model.split import Split
 from offsite.owner.blueprint import Place
 from offsite.owner.build import build, keep_of
+from offsite.owner.chain import overlay, plan
 from offsite.owner.methods import chain
 from offsite.owner.methods.crash import Crash
 from offsite.owner.methods.gradot import GradOT
@@ -17,7 +18,6 @@ from offsite.owner.methods.scaleot import ScaleOT
 from offsite.owner.methods.src import SRC
 from offsite.owner.methods.svd import SVD
 from offsite.owner.methods.uniform import Uniform
-from offsite.owner.chain import overlay, plan
 from tests.families import tiny_model
 from tests.owner.test_scaleot import QUICK, TOKENS
 

@@ -13,11 +13,11 @@ from offsite.model.linears import Weight
 from offsite.model.split import Split
 from offsite.owner.blueprint import Place, check, everything, raw
 from offsite.owner.build import build, keep_of
+from offsite.owner.chain import plan
 from offsite.owner.methods import DEFAULT, METHODS, method_named
 from offsite.owner.methods.crash import Crash, cluster, linear_cka
 from offsite.owner.methods.uniform import Uniform
 from offsite.owner.profile import Profile
-from offsite.owner.chain import plan
 from tests.families import tiny_model
 
 SPLIT = Split(1, 1)

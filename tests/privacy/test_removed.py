@@ -18,9 +18,9 @@ from offsite.model.decoder import Decoder
 from offsite.model.split import Split
 from offsite.owner.blueprint import raw
 from offsite.owner.build import build
+from offsite.owner.chain import plan
 from offsite.owner.distill import DistillConfig, distill
 from offsite.owner.methods import chain
-from offsite.owner.chain import plan
 from tests.families import tiny_model
 
 LONG = [pytest.param(name, marks=pytest.mark.long) for name in ("gpt2", "phi3")]

@@ -70,9 +70,7 @@ def command(
     chosen, split = method_named(name, asked, seeded(name, seed)), Split(bottom, top)
     whole, tokenizer = loading.load(model)
     with leftovers(beside(out, ".profiling"), has_parts) as work:
-        made = profile_of(
-            whole, tokenizer, chosen, split, text=text, work=work, blocks=blocks, length=length
-        )
+        made = profile_of(whole, tokenizer, chosen, split, text=text, work=work, blocks=blocks, length=length)
         with staged(out) as folder:
             made.save(folder, text=text, seed=seed)
             report = _report(made, folder / "report.html", model, text)

@@ -52,9 +52,7 @@ class Candidate:
         """The methods' names, chained."""
         return "+".join(method.name for method, _ in self.stages)
 
-    def make(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int = 0
-    ) -> Compressed:
+    def make(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int = 0) -> Compressed:
         """The emulator, as `offsite compress` makes it, and what it was built from."""
         return assemble(model, tokenizer, self.stages, self.keep, seed=seed)
 
