@@ -12,7 +12,8 @@ import transformers as t
 
 import offsite
 from offsite.errors import UserError
-from offsite.model.decoder import Decoder, StandIns, own, reduced_config, restack, skeleton
+from offsite.model.decoder import Decoder, StandIns, own, restack, skeleton
+from offsite.model.depth import reduced_config
 from tests.families import tiny_model
 
 SOURCE = Path(offsite.__file__).parent

@@ -22,6 +22,7 @@ from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 
 from offsite.errors import UserError
+from offsite.model.depth import reduced_config
 
 _INDEX_NAMES = ("layer_idx", "layer_id")  # what a layer calls its own number; it addresses the KV cache
 
@@ -216,17 +217,6 @@ class StandIns:
             return (function(states), None) if self._tuples else function(states)
 
         return forward
-
-
-def reduced_config(config: PretrainedConfig, order: Sequence[int]) -> PretrainedConfig:
-    """A copy of `config` for a stack of the layers `order`: its depth and every list with one entry a layer."""
-    depth = config.num_hidden_layers
-    reduced = copy.deepcopy(config)
-    reduced.num_hidden_layers = len(order)
-    for key, value in config.to_dict().items():
-        if isinstance(value, list | tuple) and len(value) == depth and hasattr(reduced, key):
-            setattr(reduced, key, type(value)(value[i] for i in order))
-    return reduced
 
 
 def blank(config: PretrainedConfig) -> PreTrainedModel:

@@ -1,0 +1,82 @@
+"""A config for some of a model's layers, which says nothing of the depth or of the other layers.
+
+Lists with an entry a layer follow the layers; what counts or numbers layers is counted anew. So models of
+different depth with the same layers give the same config.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers import PretrainedConfig
+
+_BELOW = ("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index", "max_window_layers")
+"""Layers with a lower number are of one kind."""
+_UP_TO = ("moe_layer_end_index",)
+"""Layers with a lower number, or this one, are of one kind."""
+_FROM_THE_TOP = ("num_kv_shared_layers",)
+"""So many of the last layers are of one kind."""
+_NUMBERS = ("full_attn_idxs", "mlp_only_layers", "attn_layer_indices", "moe_layers", "hybrid_layer_ids")
+"""The numbers of the layers of one kind."""
+_SAID_BY_KINDS = {  # where a list of kinds decides, the key repeats it: its kind, and the key of the list
+    "max_window_layers": ("full_attention", "layer_types"),
+    "first_k_dense_replace": ("dense", "mlp_layer_types"),
+    "full_attn_idxs": ("full_attention", "layer_types"),
+}
+_DEPTHS = ("num_blocks", "encoder_layers", "decoder_layers", "n_layer", "n_layers", "num_layers")
+"""Further names of the depth, if they have its value."""
+
+
+def reduced_config(config: PretrainedConfig, order: Sequence[int]) -> PretrainedConfig:
+    """Return a copy of `config` for a stack of the layers `order`."""
+    depth, said = config.num_hidden_layers, config.to_dict()
+    reduced = copy.deepcopy(config)
+    reduced.num_hidden_layers = len(order)
+    for key, value in said.items():
+        if key not in ("num_hidden_layers", *_SAID_BY_KINDS):
+            _set(reduced, key, value, _carried(key, value, depth, order))
+    for key in said.keys() & _SAID_BY_KINDS:  # after the lists of kinds
+        _set(reduced, key, said[key], _repeated(key, said[key], reduced, depth, order))
+    if "attention_types" in said and "attention_layers" in said:  # gpt_neo: kinds, and how often in a row
+        reduced.attention_types = [[list(reduced.attention_layers), 1]]
+    if said.get("final_w_init_variance_scale") == 2 / depth:  # recurrent_gemma
+        reduced.final_w_init_variance_scale = 2 / len(order)
+    return reduced
+
+
+def _set(config: PretrainedConfig, key: str, old: object, new: object) -> None:
+    if new is not old and hasattr(config, key):  # `to_dict` names more than there is to set
+        setattr(config, key, new)
+
+
+def _carried(key: str, value: Any, depth: int, order: Sequence[int]) -> Any:
+    """Return what a config's `value` is for the layers `order`: itself, unless it depends on the layers."""
+    if key == "per_layer_config" and isinstance(value, Mapping):
+        by_number = {int(number): each for number, each in value.items()}
+        return {slot: by_number[i] for slot, i in enumerate(order) if i in by_number}
+    if isinstance(value, list | tuple):
+        if key in _NUMBERS:
+            return type(value)(slot for slot, i in enumerate(order) if i in value)
+        return type(value)(value[i] for i in order) if len(value) == depth else value
+    if isinstance(value, bool) or not isinstance(value, int):
+        return value
+    if key in _BELOW:
+        return sum(i < value for i in order)
+    if key in _UP_TO:
+        return sum(i <= value for i in order) - 1
+    if key in _FROM_THE_TOP:
+        return sum(i >= depth - value for i in order)
+    return len(order) if key in _DEPTHS and value == depth else value
+
+
+def _repeated(key: str, value: Any, reduced: PretrainedConfig, depth: int, order: Sequence[int]) -> Any:
+    """Return what a key says that repeats a list of kinds; without such a list, as any other."""
+    kind, where = _SAID_BY_KINDS[key]
+    kinds = getattr(reduced, where, None)
+    if value is None or not isinstance(kinds, list | tuple):
+        return _carried(key, value, depth, order)
+    if key in _NUMBERS:
+        return [slot for slot, each in enumerate(kinds) if each == kind]
+    return next((slot for slot, each in enumerate(kinds) if each != kind), len(kinds))
