@@ -8,7 +8,7 @@ STAMP := $(VENV)/installed
 export GOMP_SPINCOUNT := 2000
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test slow cov lint benchmarks clean
+.PHONY: demo test slow fuzz cov lint benchmarks clean
 
 demo: $(STAMP)
 	$(BIN)/offsite demo $(if $(QUICK),--quick)
@@ -19,6 +19,11 @@ test: $(STAMP) lint
 slow: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long -n auto --maxprocesses 4
 	$(BIN)/python -m pytest -m slow
+
+# Hostile bundles by the thousand: FUZZ_SECONDS=3600, or CASES=100000 whatever the time; failing cases go to fuzz-findings/.
+FUZZ_SECONDS ?= $(if $(CASES),0,60)
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.hostile.fuzz --seconds $(FUZZ_SECONDS) $(if $(CASES),--cases $(CASES)) $(if $(FIRST),--first $(FIRST))
 
 cov: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --cov --cov-report=term:skip-covered

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,20 @@ def test_the_architecture_names_every_source_file_once_and_nothing_else():
 def test_links_lead_somewhere(doc):
     for target in re.findall(r"\]\(([^)#]+)", doc.read_text(encoding="utf-8")):
         assert target.startswith("https://") or (doc.parent / target).exists(), target
+
+
+def test_the_install_lines_name_extras_that_exist_and_the_pinned_torch():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    chapter = README.partition("## Install")[2].partition("\n## ")[0]
+    installed = re.findall(r"pip install (?:-c \S+ )?'?([^\s'`]+)", chapter)
+    assert "." in installed
+    assert {name for each in installed for name in re.findall(r"\[(.*)\]", each)} <= set(
+        project["optional-dependencies"]
+    )
+    assert set(re.findall(r"`(\w+)` \(", chapter)) <= set(project["optional-dependencies"])
+    pinned = [each for each in installed if each.startswith("torch==")]
+    assert pinned
+    assert set(pinned) <= set((ROOT / "constraints.txt").read_text(encoding="utf-8").split())
 
 
 def test_make_has_the_two_commands():

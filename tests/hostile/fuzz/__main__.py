@@ -1,4 +1,4 @@
-"""`python -m tests.hostile.fuzz`: run cases on every core, and tell what they came to; exit code 1 for a finding."""
+"""`python -m tests.hostile.fuzz`: run cases on every core and count; exit code 1 for a finding."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 
 
 def main() -> int:
-    """Run, count, tell."""
+    """Run, count, print."""
     options = _options()
     os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false",
                    "RUST_BACKTRACE": "0", "PYTHONDONTWRITEBYTECODE": "1"}  # fmt: skip
@@ -27,16 +27,26 @@ def main() -> int:
         world = Path(scratch) / "world"
         samples.write(world)
         (Path(scratch) / "found").symlink_to(options.keep.resolve())
-        return _told(_run(Path(scratch), options), options)
+        return _summary(_run(Path(scratch), options), options)
+
+
+def say(line: str) -> None:
+    """Print a line at once."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.hostile.fuzz", description=__doc__)
     parser.add_argument("--cases", type=int, default=10**9, help="stop after so many")
     parser.add_argument("--seconds", type=float, default=60.0, help="stop after so long; 0: never")
-    parser.add_argument("--first", type=int, default=0, help="the number of the first case: the same number, the same case")
+    parser.add_argument(
+        "--first", type=int, default=0, help="the number of the first case: the same number, the same case"
+    )
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes")
-    parser.add_argument("--keep", type=Path, default=Path("fuzz-findings"), help="where failing cases are written")
+    parser.add_argument(
+        "--keep", type=Path, default=Path("fuzz-findings"), help="where failing cases are written"
+    )
     return parser.parse_args()
 
 
@@ -45,14 +55,16 @@ def _run(scratch: Path, options: argparse.Namespace) -> Any:
     from tests.hostile.fuzz.worker import work
 
     spawn = multiprocessing.get_context("spawn")
-    told: multiprocessing.Queue[Any] = spawn.Queue()
-    workers = [spawn.Process(target=work, args=(scratch, number, options, told)) for number in range(options.jobs)]
+    results: multiprocessing.Queue[Any] = spawn.Queue()
+    workers = [
+        spawn.Process(target=work, args=(scratch, number, options, results)) for number in range(options.jobs)
+    ]
     for worker in workers:
         worker.start()
     ended = 0
     while ended < len(workers):
         try:
-            line = told.get(timeout=5)
+            line = results.get(timeout=5)
         except Empty:
             if any(worker.exitcode for worker in workers):
                 sys.exit("A worker of the fuzzer failed.")
@@ -62,7 +74,7 @@ def _run(scratch: Path, options: argparse.Namespace) -> Any:
             yield line
 
 
-def _told(lines: Any, options: argparse.Namespace) -> int:
+def _summary(lines: Any, options: argparse.Namespace) -> int:
     start, codes, slowest, largest, found = time.monotonic(), Counter(), (0.0, 0), (0.0, 0), []
     for line in lines:
         if "usual" in line:
@@ -73,12 +85,14 @@ def _told(lines: Any, options: argparse.Namespace) -> int:
         largest = max(largest, (line["mb"], line["seed"]))
         if line["wrong"]:
             found.append(line)
-            print(f"case {line['seed']}, {line['command']}, {' + '.join(line['mutations'])}: "
-                  f"{'; '.join(line['wrong'])[:700]}", flush=True)  # fmt: skip
+            say(f"case {line['seed']}, {line['command']}, {' + '.join(line['mutations'])}: "
+                  f"{'; '.join(line['wrong'])[:700]}")  # fmt: skip
     cases, seconds = sum(codes.values()), time.monotonic() - start
-    print(f"{cases} cases in {seconds:.0f} s; by command and exit code: {json.dumps(dict(sorted(codes.items())))}")
-    print(f"slowest: {slowest[0]:.1f} s (case {slowest[1]}); largest: {largest[0]:.0f} MiB (case {largest[1]})")
-    print(f"{len(found)} findings" + (f", in {options.keep}" if found else ""))
+    say(
+        f"{cases} cases in {seconds:.0f} s; by command and exit code: {json.dumps(dict(sorted(codes.items())))}"
+    )
+    say(f"slowest: {slowest[0]:.1f} s (case {slowest[1]}); largest: {largest[0]:.0f} MiB (case {largest[1]})")
+    say(f"{len(found)} findings" + (f", in {options.keep}" if found else ""))
     return 1 if found or not cases else 0
 
 

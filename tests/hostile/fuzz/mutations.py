@@ -1,4 +1,4 @@
-"""What a hostile sender does to a bundle: every file is altered, and the card mended to tell the truth of it."""
+"""Mutations of a bundle by a hostile sender, who corrects the card afterwards."""
 
 from __future__ import annotations
 
@@ -23,20 +23,33 @@ from tests.hostile.fuzz.values import TYPES, alter, config_keys, flipped, text_o
 from tests.sample_bundles import sign
 
 CARD, SIGNATURE = "card.json", "model.sig"
-ADDED = ("added_tokens.json", "special_tokens_map.json", "vocab.txt", "merges.txt", "vocab.json", "tokenizer.model",
+ADDED = ("added_tokens.json", "special_tokens_map.json", "vocab.txt", "merges.txt", "vocab.json",
+    "tokenizer.model",
          "results.json", "receipt.json", "profile.json", "frontier.json", "pytorch_model.bin", "x.py",
-         "generation_config.json", "adapter_config.json", "emulator.safetensors", "model.safetensors", "\x1b[2J",
+         "generation_config.json", "adapter_config.json", "emulator.safetensors", "model.safetensors",
+         "\x1b[2J",
          "chat_template.jinja", "additional_chat_templates", ".hidden", "offsite.json")  # fmt: skip
-_BROKEN = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, SafetensorError, RecursionError)
+_BROKEN = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    SafetensorError,
+    RecursionError,
+)
 Mutation = Callable[[Random, Path], None]
 
 
 def mutate(dice: Random, folder: Path, which: int | None = None) -> list[str]:
-    """Alter the bundle at `folder` by one to three mutations, or of these by number `which` alone; name them."""
+    """Alter the bundle by up to three mutations, or by number `which` of these; return the names."""
     emulator = (folder / "config.json").exists()
     card = json.loads((folder / CARD).read_text())
-    several = [dice.choice(EMULATOR if emulator else ADAPTER) for _ in range(dice.choice([1, 1, 2, 3]))]
-    several.sort(key=no_plain_file.__eq__)  # last, and once: another mutation would wait for a pipe
+    several = dice.choices(EMULATOR if emulator else ADAPTER, k=dice.choice([1, 1, 2, 3]))
+    several.sort(
+        key=lambda each: each is no_plain_file
+    )  # last, and once: another mutation would wait for a pipe
     drawn = [(each, dice.getrandbits(64)) for each in dict.fromkeys(several)]
     mended = dice.random() < 0.93
     for mutation, seed in drawn if which is None else drawn[which : which + 1]:
@@ -48,7 +61,7 @@ def mutate(dice: Random, folder: Path, which: int | None = None) -> list[str]:
 
 
 def mend(folder: Path, card: Any) -> None:
-    """Make the card tell the truth of files and vocabulary, where it is a card still."""
+    """Correct the card's digests of files and vocabulary, if it still is a card."""
     try:
         if (folder / "tokenizer.json").is_file():
             card = json.loads((folder / CARD).read_text())
@@ -79,14 +92,18 @@ def _edit(file: Path, change: Callable[[Any], None], dice: Random) -> None:
 def config_value(dice: Random, folder: Path) -> None:
     """One value of the config, or a key of another family."""
     keys = config_keys() if dice.random() < 0.6 else ()
-    _edit(folder / "config.json", lambda data: [alter(dice, data, keys) for _ in range(dice.choice([1, 1, 3]))], dice)
+    _edit(
+        folder / "config.json",
+        lambda data: [alter(dice, data, keys) for _ in range(dice.choice([1, 1, 3]))],
+        dice,
+    )
 
 
 def config_size(dice: Random, folder: Path) -> None:
     """A number of the config is another."""
 
     def change(data: Any) -> None:
-        key = dice.choice([key for key, said in data.items() if type(said) is int] or ["hidden_size"])
+        key = dice.choice([key for key, old in data.items() if type(old) is int] or ["hidden_size"])
         data[key] = value(dice, data.get(key, 1))
 
     _edit(folder / "config.json", change, dice)
@@ -97,7 +114,7 @@ def another_family(dice: Random, folder: Path) -> None:
     kind = dice.choice([kind for kind in TYPES if kind in CONFIG_MAPPING])
 
     def change(data: Any) -> None:
-        sizes = {key: said for key, said in data.items() if type(said) is int}
+        sizes = {key: old for key, old in data.items() if type(old) is int}
         usual = CONFIG_MAPPING[kind]().to_dict() if dice.random() < 0.5 else {}
         data.clear()
         data.update(usual | sizes | {"model_type": kind})
@@ -112,11 +129,13 @@ def settings(dice: Random, folder: Path) -> None:
     name = dice.choice(["tokenizer_config.json", "generation_config.json"])
     extra = (
         ("tokenizer_class", "LlamaTokenizer"), ("chat_template", pieces.template(dice)), ("pad_token", "[PAD]"),
-        ("model_max_length", 10**30), ("add_bos_token", True), ("legacy", False), ("clean_up_tokenization_spaces", True),
+        ("model_max_length", 10**30), ("add_bos_token", True), ("legacy", False),
+        ("clean_up_tokenization_spaces", True),
         ("extra_special_tokens", ["w10", "zzz"]), ("split_special_tokens", True), ("padding_side", "left"),
         ("truncation_side", "left"), ("added_tokens_decoder", {"5": {"content": "w5", "special": True}}),
         ("add_prefix_space", True), ("do_lower_case", True), ("eos_token_id", [2, 3]), ("max_length", 2**40),
-        ("mask_token", {"__type": "AddedToken", "content": "w7"}), ("backend", "tokenizers"), ("is_local", True),
+        ("mask_token", {"__type": "AddedToken", "content": "w7"}), ("backend", "tokenizers"), ("is_local",
+        True),
     )  # fmt: skip
     _edit(folder / name, lambda data: alter(dice, data, extra), dice)
 
@@ -137,14 +156,19 @@ def tokenizer_part(dice: Random, folder: Path) -> None:
 def tokenizer_value(dice: Random, folder: Path) -> None:
     """Any value of tokenizer.json, its added tokens more often."""
     extra = (("truncation", {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}),
-             ("padding", {"strategy": {"Fixed": 10**6}, "direction": "Left", "pad_to_multiple_of": None, "pad_id": 0,
-                          "pad_type_id": 0, "pad_token": "<pad>"}), ("added_tokens", []), ("version", "2.0"))  # fmt: skip
+             ("padding", {"strategy": {"Fixed": 10**6}, "direction": "Left", "pad_to_multiple_of": None,
+             "pad_id": 0,
+                          "pad_type_id": 0, "pad_token": "<pad>"}), ("added_tokens", []), ("version",
+                          "2.0"))  # fmt: skip
 
     def change(data: Any) -> None:
         tokens = data.get("added_tokens")
         if dice.random() < 0.4 and tokens:
             token = {"id": dice.choice([0, 5, 127, 128, 500]), "content": dice.choice(pieces.WORDS)}
-            token |= {flag: dice.random() < 0.5 for flag in ("single_word", "lstrip", "rstrip", "normalized", "special")}
+            token |= {
+                flag: dice.random() < 0.5
+                for flag in ("single_word", "lstrip", "rstrip", "normalized", "special")
+            }
             tokens.append(token)
         elif dice.random() < 0.5 and tokens:
             alter(dice, tokens)
@@ -168,14 +192,18 @@ def _weights(dice: Random, folder: Path) -> Path:
 
 
 def tensor_header(dice: Random, folder: Path) -> None:
-    """The header of the tensors, not what it tells of."""
+    """The header of the tensors, not their bytes."""
     file = _weights(dice, folder)
     raw = file.read_bytes()
     size = struct.unpack("<Q", raw[:8])[0]
     data = json.loads(raw[8 : 8 + size])
     alter(dice, data)
     text = text_of(dice, data)
-    length = len(text) if dice.random() < 0.9 else dice.choice([0, 1, len(text) - 1, len(raw), 2**40, 2**63, 2**64 - 1])
+    length = (
+        len(text)
+        if dice.random() < 0.9
+        else dice.choice([0, 1, len(text) - 1, len(raw), 2**40, 2**63, 2**64 - 1])
+    )
     file.write_bytes(struct.pack("<Q", length) + text + raw[8 + size :])
 
 
@@ -195,34 +223,41 @@ def tensor_values(dice: Random, folder: Path) -> None:
             flat[dice.randrange(len(flat)) :: dice.choice([1, 7, 10**9])] = odd
             tensors[name] = flat.reshape(tensor.shape)
         elif how == "shape":
-            tensors[name] = dice.choice([tensor[:1], tensor[None], tensor.reshape(-1), tensor.t().contiguous() if
-                                         tensor.dim() == 2 else tensor[:0], torch.cat([tensor, tensor])])  # fmt: skip
+            tensors[name] = dice.choice([tensor[:1], tensor[None], tensor.reshape(-1),
+            tensor.t().contiguous() if
+                                         tensor.dim() == 2 else tensor[:0], torch.cat([tensor,
+                                         tensor])])  # fmt: skip
         elif how != "gone":
             tensors[name] = tensor.to(dtype) if how == "type" else tensor * odd if how == "scale" else tensor
         if how == "name":
-            tensors[dice.choice([f"{name}x", name.replace(".2.", ".3."), name.replace(".1.", ".0."), "\x1b[2J"])] = (
-                tensors.pop(name)
-            )
+            tensors[
+                dice.choice([f"{name}x", name.replace(".2.", ".3."), name.replace(".1.", ".0."), "\x1b[2J"])
+            ] = tensors.pop(name)
         elif how == "more":
-            tensors[f"{other.rpartition('.')[0]}.{dice.choice(['up', 'down', 'bias', 'extra'])}.weight"] = tensor.clone()
+            tensors[f"{other.rpartition('.')[0]}.{dice.choice(['up', 'down', 'bias', 'extra'])}.weight"] = (
+                tensor.clone()
+            )
     file.write_bytes(save(tensors, metadata={"format": "pt"}))
 
 
 def card_value(dice: Random, folder: Path) -> None:
     """Any value of the card."""
-    extra = (("same_as", {}), ("files", {}), ("lora", {"rank": 2, "alpha": 4}), ("emulator", "0" * 64), ("method", "gradot"),
+    extra = (("same_as", {}), ("files", {}), ("lora", {"rank": 2, "alpha": 4}), ("emulator", "0" * 64),
+    ("method", "gradot"),
              ("split", {"bottom": 1, "top": 1}), ("x", 1))  # fmt: skip
     _edit(folder / CARD, lambda data: alter(dice, data, extra), dice)
 
 
 def alias(dice: Random, folder: Path) -> None:
-    """A tensor is said to be the same as another; with or without being stored as well."""
+    """An alias of one tensor to another; the tensor may be stored as well."""
     file = _weights(dice, folder)
     tensors = load(file.read_bytes())
     card = json.loads((folder / CARD).read_text())
     for _ in range(dice.choice([1, 1, 4])):
         name, source = dice.choice(sorted(tensors)), dice.choice(sorted(tensors))
-        alike = [each for each in sorted(tensors) if each != name and tensors[each].shape == tensors[name].shape]
+        alike = [
+            each for each in sorted(tensors) if each != name and tensors[each].shape == tensors[name].shape
+        ]
         card.setdefault("same_as", {})[name] = dice.choice(alike) if alike and dice.random() < 0.8 else source
         if dice.random() < 0.7:
             del tensors[name]
@@ -244,9 +279,9 @@ def depth(dice: Random, folder: Path) -> None:
         for key in ("num_hidden_layers", "n_layer"):
             data[key] = data[key] + count if key in data else 0
             data.pop(key) if not data[key] else None
-        for key, said in data.items():
-            if isinstance(said, list) and len(said) > 4 and dice.random() < 0.8:
-                data[key] = said + said[-1:] * count
+        for key, old in data.items():
+            if isinstance(old, list) and len(old) > 4 and dice.random() < 0.8:
+                data[key] = old + old[-1:] * count
 
     _edit(folder / "config.json", change, dice)
 
@@ -255,12 +290,22 @@ def raw_bytes(dice: Random, folder: Path) -> None:
     """A few bytes of any file, or the file cut, doubled or emptied."""
     file = dice.choice(sorted(path for path in folder.iterdir() if path.is_file()))
     raw = file.read_bytes()
-    file.write_bytes(dice.choice([flipped(dice, raw), raw[: dice.randrange(len(raw) + 1)], raw + raw, b"", raw + b"\n"]))
+    file.write_bytes(
+        dice.choice([flipped(dice, raw), raw[: dice.randrange(len(raw) + 1)], raw + raw, b"", raw + b"\n"])
+    )
 
 
 def a_file_more(dice: Random, folder: Path) -> None:
     """A file that is not there yet, with text, JSON, a pickle or an archive in it."""
-    odd = [b"", b"{}", b"[]", b"[" * 10_000, b'{"rows": {"x": 1}, "record": {"call": "a\\nb"}}', b"PK\x03\x04", b"x y\n"]
+    odd = [
+        b"",
+        b"{}",
+        b"[]",
+        b"[" * 10_000,
+        b'{"rows": {"x": 1}, "record": {"call": "a\\nb"}}',
+        b"PK\x03\x04",
+        b"x y\n",
+    ]
     (folder / dice.choice(ADDED)).write_bytes(dice.choice([*odd, pickled(), text_of(dice, value(dice))]))
 
 
@@ -291,11 +336,13 @@ def no_plain_file(dice: Random, folder: Path) -> None:
 
 
 BOTH: list[Mutation] = [
-    tensor_header, tensor_values, tensor_values, card_value, card_value, raw_bytes, a_file_more, a_file_less, no_plain_file,
+    tensor_header, tensor_values, tensor_values, card_value, card_value, raw_bytes, a_file_more,
+    a_file_less, no_plain_file,
 ]  # fmt: skip
 ADAPTER: list[Mutation] = BOTH
 EMULATOR: list[Mutation] = [
-    *BOTH, config_value, config_value, config_value, config_size, another_family, settings, settings, tokenizer_part,
+    *BOTH, config_value, config_value, config_value, config_size, another_family, settings, settings,
+    tokenizer_part,
     tokenizer_part, tokenizer_part, tokenizer_value, chat_template, chat_template, alias, alias, depth,
 ]  # fmt: skip
-AFTER = (card_value, no_plain_file)  # of which the card cannot, or should not, tell the truth
+AFTER = (card_value, no_plain_file)  # after which the card is not corrected

@@ -9,27 +9,37 @@ from tests.untrusted.test_chat_renderer import GEMMA, HOGS, LLAMA, QWEN
 
 PATTERNS = (
     r"\s+", r"\w+|[^\w\s]+", r"\p{L}+", "a", "", "^", "$", r"(?:)", r"(a+)+$", r"(a|aa)+$", r"(?:x*x)(?:x*y)",
-    r"(?x) ( a + ) +", r"\c", r"(?=a)", r"(?<=a)b", r"(?!a)", r"(.*)\1", r"[^\r\n]*", r"(\w+\s*)*", r"a{0,1000}",
-    r"(?i:'s|'t)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}", r"(?:a?){30}a{30}", r"\d{1,3}(?=(?:\d{3})*\b)", "[", "(?<n>x)",
+    r"(?x) ( a + ) +", r"\c", r"(?=a)", r"(?<=a)b", r"(?!a)", r"(.*)\1", r"[^\r\n]*", r"(\w+\s*)*",
+    r"a{0,1000}",
+    r"(?i:'s|'t)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}", r"(?:a?){30}a{30}", r"\d{1,3}(?=(?:\d{3})*\b)", "[",
+    "(?<n>x)",
 )  # fmt: skip
 WORDS = ("", " ", "w", "w10", "a", "\u2581", "##", "<s>", "<unk>", "Answer:", "\x1b[2J", "e\u0301", "x" * 300)
 BEHAVIORS = ("Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous")
 FRAGMENTS = (
-    "{{ m['content'] }}", "{{ m.content | trim }}", "{{ m.role }}: {{ m.content }}\n", "{{ bos_token }}", "{{ eos_token }}",
-    "{% if m.role == 'assistant' %}{{ m.content }}{% endif %}", "{{ messages | length }}", "{{ m.content | upper }}",
-    "{{ m.content[::-1] }}", "{{ messages[-1].content }}", "{{ messages[0].content }}", "{{ strftime_now('%S') }}",
+    "{{ m['content'] }}", "{{ m.content | trim }}", "{{ m.role }}: {{ m.content }}\n", "{{ bos_token }}",
+    "{{ eos_token }}",
+    "{% if m.role == 'assistant' %}{{ m.content }}{% endif %}", "{{ messages | length }}",
+    "{{ m.content | upper }}",
+    "{{ m.content[::-1] }}", "{{ messages[-1].content }}", "{{ messages[0].content }}",
+    "{{ strftime_now('%S') }}",
     "{% generation %}{{ m.content }}{% endgeneration %}", "{{ raise_exception('no') }}", "{{ loop.index }}",
-    "{{ m.content.split(' ') | join('') }}", "{{ m | tojson }}", "{% set x = namespace(y=m.content) %}{{ x.y }}",
+    "{{ m.content.split(' ') | join('') }}", "{{ m | tojson }}",
+    "{% set x = namespace(y=m.content) %}{{ x.y }}",
     "{{ m.content.replace('w', 'ww') }}", "{{ m.nothing.more }}", "{{ 7 // 0 }}", "{{ '{:>999}'.format(1) }}",
-    "{{ m.content | batch(1) | list }}", "{{ m.content ~ m.role ~ loop.length }}", "{% for c in m.content %}{{ c }}{% endfor %}",
-    "{% if add_generation_prompt and loop.last %}<assistant>{% endif %}", "{{ m.content.__class__ }}", "{{ {}.pop() }}",
-    "{% break %}", "{{ [1].append(2) }}", "{{ m.content | replace('w', m.content) }}", "\x1b[2J", "{{ '{' * 3 }}", "{{ '%s' % m }}",
-    "{% macro f(x) %}{{ x }}{% endmacro %}{{ f(m.content) }}", "{{ m.content | truncate(3) }}", "{{ tools }}", "{{ undefined_ }}",
+    "{{ m.content | batch(1) | list }}", "{{ m.content ~ m.role ~ loop.length }}",
+    "{% for c in m.content %}{{ c }}{% endfor %}",
+    "{% if add_generation_prompt and loop.last %}<assistant>{% endif %}", "{{ m.content.__class__ }}",
+    "{{ {}.pop() }}",
+    "{% break %}", "{{ [1].append(2) }}", "{{ m.content | replace('w', m.content) }}", "\x1b[2J",
+    "{{ '{' * 3 }}", "{{ '%s' % m }}",
+    "{% macro f(x) %}{{ x }}{% endmacro %}{{ f(m.content) }}", "{{ m.content | truncate(3) }}",
+    "{{ tools }}", "{{ undefined_ }}",
 )  # fmt: skip
 
 
 def template(dice: Random) -> str:
-    """A chat template: a published one, one that takes too much, or a loop of fragments; often cut or joined."""
+    """A chat template: a published one, one that takes too much, or a loop of fragments."""
     how = dice.random()
     if how < 0.2:
         text = dice.choice([LLAMA, QWEN, GEMMA])
@@ -50,9 +60,13 @@ def step(dice: Random, part: str) -> Any:
     """A step of a tokenizer: a `part` (normalizer, pre_tokenizer, post_processor, decoder) of its JSON."""
     made = _STEPS[part](dice)
     if dice.random() < 0.25:
-        several = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "post_processor": "processors",
+        several = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers",
+        "post_processor": "processors",
                    "decoder": "decoders"}[part]  # fmt: skip
-        return {"type": "Sequence", several: [_STEPS[part](dice) for _ in range(dice.choice([0, 1, 2, 5]))] + [made]}
+        return {
+            "type": "Sequence",
+            several: [_STEPS[part](dice) for _ in range(dice.choice([0, 1, 2, 5]))] + [made],
+        }
     return None if dice.random() < 0.05 else made
 
 
@@ -69,7 +83,8 @@ def _normalizer(dice: Random) -> dict[str, Any]:
         {"type": "Replace", "pattern": pattern(dice), "content": dice.choice(WORDS)},
         {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": None,
          "lowercase": dice.random() < 0.5},
-        {"type": "Precompiled", "precompiled_charsmap": dice.choice(["", "AAAA", "AAEAAAAAAAA=", "/////w==", "x"])},
+        {"type": "Precompiled", "precompiled_charsmap": dice.choice(["", "AAAA", "AAEAAAAAAAA=",
+        "/////w==", "x"])},
     ])  # fmt: skip
 
 
@@ -118,8 +133,10 @@ def model(dice: Random, data: Any) -> None:
     options = {
         "dropout": (0.0, 0.5, 1.0, -1.0, None), "unk_token": ("<unk>", "x", None), "fuse_unk": (True, False),
         "byte_fallback": (True, False), "ignore_merges": (True,), "continuing_subword_prefix": WORDS,
-        "end_of_word_suffix": WORDS, "max_input_chars_per_word": (0, 1, 100, 10**9, -1), "unk_id": (0, 3, 200, None),
-        "type": ("BPE", "WordLevel", "WordPiece", "Unigram"), "merges": ([], ["a b"], ["x y"], [["p", "a"]] * 50),
+        "end_of_word_suffix": WORDS, "max_input_chars_per_word": (0, 1, 100, 10**9, -1), "unk_id": (0, 3,
+        200, None),
+        "type": ("BPE", "WordLevel", "WordPiece", "Unigram"), "merges": ([], ["a b"], ["x y"], [["p",
+        "a"]] * 50),
     }  # fmt: skip
     vocab = data.get("vocab")
     if dice.random() < 0.6 or not vocab:
@@ -127,12 +144,17 @@ def model(dice: Random, data: Any) -> None:
         data[key] = dice.choice(options[key])
     elif isinstance(vocab, dict):
         word = dice.choice(list(vocab))
-        vocab[dice.choice([word, f"{word}x", *WORDS])] = dice.choice([0, 1, 127, 128, 200, 1127, 2000, 2**31, -1, vocab[word]])
+        vocab[dice.choice([word, f"{word}x", *WORDS])] = dice.choice(
+            [0, 1, 127, 128, 200, 1127, 2000, 2**31, -1, vocab[word]]
+        )
     else:
         at = dice.randrange(len(vocab))
-        vocab[at] = dice.choice([[vocab[at][0], 1e308], [vocab[at][0], -1e30], ["", 0.0], [vocab[0][0], -1.0], vocab[at]])
+        vocab[at] = dice.choice(
+            [[vocab[at][0], 1e308], [vocab[at][0], -1e30], ["", 0.0], [vocab[0][0], -1.0], vocab[at]]
+        )
 
 
 _STEPS = {
-    "normalizer": _normalizer, "pre_tokenizer": _pre_tokenizer, "post_processor": _post_processor, "decoder": _decoder,
+    "normalizer": _normalizer, "pre_tokenizer": _pre_tokenizer, "post_processor": _post_processor,
+    "decoder": _decoder,
 }  # fmt: skip

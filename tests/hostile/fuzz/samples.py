@@ -84,7 +84,8 @@ def tokenizer_of(kind: str) -> PreTrainedTokenizerFast:
         tokenizer = tiny_tokenizer()
     else:
         tokenizer = PreTrainedTokenizerFast(
-            tokenizer_object=_backend(kind), pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+            tokenizer_object=_backend(kind), pad_token="<pad>", bos_token="<s>", eos_token="</s>",
+            unk_token="<unk>"
         )  # fmt: skip
     tokenizer.chat_template = CHAT
     return tokenizer
@@ -94,7 +95,9 @@ def _backend(kind: str) -> Tokenizer:
     words = ["<pad>", "<s>", "</s>", "<unk>", *LETTERS]
     if kind == "bpe":
         vocab = {word: number for number, word in enumerate([*words, "pa", "ti", "en", "pati"])}
-        backend = Tokenizer(models.BPE(vocab, [("p", "a"), ("t", "i"), ("e", "n"), ("pa", "ti")], unk_token="<unk>"))
+        backend = Tokenizer(
+            models.BPE(vocab, [("p", "a"), ("t", "i"), ("e", "n"), ("pa", "ti")], unk_token="<unk>")
+        )
         backend.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_next")
     elif kind == "unigram":
         words += ["\u2581", "\u2581w", "pat", "ient"]

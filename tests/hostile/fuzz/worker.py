@@ -1,7 +1,7 @@
 """Runs cases: a warm process that has imported everything forks for each, and meters what the fork does.
 
-The fork mutates the bundle, signs it if its sender would, and then runs one command as its receiver. What is judged: the
-exit code, the words, what was opened, written and started, processor time, memory, and what was left behind.
+The fork mutates the bundle, signs it if its sender would, and then runs one command as its receiver. Judged are
+the exit code, the messages, files opened and written, programs started, processor time, memory, and leftovers.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from offsite.bundles.adapter import Adapter, adapter_tensors
 from offsite.bundles.emulator import Emulator
 from offsite.cli import app, shell
 from tests.hostile.corpus import CANARY
+from tests.hostile.fuzz.judge import PATIENCE, complaints
 from tests.hostile.fuzz.mutations import SIGNATURE, mutate
 from tests.hostile.fuzz.samples import EMULATORS
 from tests.hostile.fuzz.values import flipped
@@ -41,8 +42,6 @@ COMMANDS = {  # and how often, in twenties: most cases end before the bundle is 
     "adapter": {"inspect": 6, "plug": 8, "verify": 3, "laws": 3},
 }
 SENDERS = ("nobody", "nobody", "nobody", "attacker", "owner")  # the owner signs before the mutation
-MOST_SECONDS, MOST_MEGABYTES, LONGEST = 30.0, 160.0, 700
-PATIENCE = 90  # seconds on the clock, after which a case hangs
 ROOM = 3 << 30  # bytes that a fork may map beyond what it has, to spare the machine
 WRITES = ("os.mkdir", "os.rename", "os.remove", "os.link", "os.symlink")  # allowed where the outputs go
 events: list[str] = []
@@ -115,49 +114,55 @@ def receive(case: dict[str, Any], world: Path) -> int:
 
 def _child(case: dict[str, Any], world: Path, home: Path) -> None:
     """Mutate, sign, receive and write down what it took; never returns."""
-    code, told = 70, {}
+    code, outcome = 70, {}
     try:
         os.chdir(home)
         for stream in (1, 2):
             os.dup2(os.open(f"stream{stream}", os.O_CREAT | os.O_WRONLY | os.O_TRUNC), stream)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        told["mutations"] = _sent(case, world)
-        told["before"] = _files()
+        outcome |= _send(case, world)
+        outcome["before"] = _files()
         most = memory("VmSize") * 1024 + ROOM
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         readable[:] = [f"{os.path.realpath(each)}/" for each in (world, home)]
         sys.addaudithook(spy)
         modules = set(sys.modules)
-        Path("told.json").write_text(json.dumps(told))  # for a fork that does not come to its end
+        Path("outcome.json").write_text(json.dumps(outcome))  # for a fork that does not come to its end
         Path("/proc/self/clear_refs").write_text("5")
         before, start = memory("VmRSS"), _processor()
         events.clear()
         code = receive(case, world)
         sys.stdout.flush()
-        told["events"] = list(events)[:5]
-        told |= {"seconds": _processor() - start, "mb": (memory("VmHWM") - before) / 1024}
-        told["modules"] = sorted(set(sys.modules) - modules)
-        Path("told.json").write_text(json.dumps(told))
+        outcome["events"] = list(events)[:5]
+        outcome |= {"seconds": _processor() - start, "mb": (memory("VmHWM") - before) / 1024}
+        outcome["modules"] = sorted(set(sys.modules) - modules)
+        Path("outcome.json").write_text(json.dumps(outcome))
     except BaseException:
         traceback.print_exc()
     finally:
         os._exit(code)
 
 
-def _sent(case: dict[str, Any], world: Path) -> list[str]:
-    """Make the bundle as its sender does; the names of its mutations."""
-    dice, folder = Random(f"{case['seed']} mutations"), Path("bundle")
+def _send(case: dict[str, Any], world: Path) -> dict[str, Any]:
+    """Make the bundle as its sender does; return the mutations, and whether they changed any bytes."""
+    dice, folder, honest = Random(f"{case['seed']} mutations"), Path("bundle"), case.get("honest", False)
     if case["sender"] == "owner":
         signing.sign(folder, world / "owner.key")
-    honest = case.get("honest", False)
+    signed = _contents(folder)
     names = [] if honest else mutate(dice, folder, case.get("which"))
     if case["sender"] == "attacker":
         with contextlib.suppress(Exception):  # of what is no bundle any more
             signing.sign(folder, world / "attacker.key")
             if dice.random() < 0.2 and not honest:
                 (folder / SIGNATURE).write_bytes(flipped(dice, (folder / SIGNATURE).read_bytes()))
-    return names
+    return {"mutations": names, "differs": _contents(folder) != signed}
+
+
+def _contents(folder: Path) -> dict[str, Any]:
+    """The bytes of every file but the signature; None for what is no plain file."""
+    plain = {path: path.is_file() and path.stat().st_size < 10**8 for path in folder.iterdir()}
+    return {path.name: path.read_bytes() if plain[path] else None for path in plain if path.name != SIGNATURE}
 
 
 def _files() -> dict[str, object]:
@@ -186,7 +191,7 @@ def spy(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def _is_output(path: Any) -> bool:
-    """Whether a path is among what a command may write: its output, and what stands beside until it is whole."""
+    """Whether a command may write to a path: its output, or a temporary file for it."""
     name = os.fsdecode(path) if isinstance(path, (str, bytes, os.PathLike)) else "/"
     here = os.path.realpath(os.getcwd())  # noqa: PTH109 - pathlib's is slower
     whole = os.path.realpath(name)
@@ -208,12 +213,12 @@ class Worker:
                 commands = list(COMMANDS["emulator" if sample in EMULATORS else "adapter"])
                 for command in commands if sample in ("llama", "llama-whole") else commands[: 1 - again]:
                     case = plan(0, [sample]) | {"command": command, "sender": "attacker", "honest": True}
-                    told = self.run(case)
-                    wrong = [each for each in complaints(told, 1e9) if again]
-                    assert told["code"] == 0, told
-                    assert not wrong, (wrong, told)
-                    self.usual[command] = max(self.usual.get(command, 0.0) if again else 0.0, told["mb"])
-                    for name in told["modules"]:
+                    outcome = self.run(case)
+                    wrong = [each for each in complaints(outcome, 1e9) if again]
+                    assert outcome["code"] == 0, outcome
+                    assert not wrong, (wrong, outcome)
+                    self.usual[command] = max(self.usual.get(command, 0.0) if again else 0.0, outcome["mb"])
+                    for name in outcome["modules"]:
                         with contextlib.suppress(Exception):  # of names that only stand for modules
                             importlib.import_module(name)
         gc.collect()
@@ -230,24 +235,34 @@ class Worker:
             os.setpgid(0, 0)
             _child(case, self.world, self.home)
         status = _waited(pid, start + PATIENCE)
-        told = {"events": [], "modules": [], "mb": 0.0, "seconds": 0.0, "before": None, "mutations": []}
+        outcome = {
+            "events": [],
+            "modules": [],
+            "mb": 0.0,
+            "seconds": 0.0,
+            "before": None,
+            "mutations": [],
+            "differs": False,
+        }
         with contextlib.suppress(OSError, ValueError):
-            told |= json.loads((self.home / "told.json").read_text())
-        told |= case | {"code": os.waitstatus_to_exitcode(status), "clock": time.monotonic() - start}
+            outcome |= json.loads((self.home / "outcome.json").read_text())
+        outcome |= case | {"code": os.waitstatus_to_exitcode(status), "clock": time.monotonic() - start}
         for number, name in ((1, "out"), (2, "err")):
             stream = self.home / f"stream{number}"
-            told[name] = stream.read_text(errors="replace")[-20_000:] if stream.exists() else ""
-        told["left"] = sorted(each.name for each in self.home.iterdir() if "out" in each.name.split("-")[0].split("."))
+            outcome[name] = stream.read_text(errors="replace")[-20_000:] if stream.exists() else ""
+        outcome["left"] = sorted(
+            each.name for each in self.home.iterdir() if "out" in each.name.split("-")[0].split(".")
+        )
         os.chdir(self.home)
-        told["changed"] = told.pop("before") != json.loads(json.dumps(_files()))
-        told["canary"] = any(self.home.rglob(CANARY))
+        outcome["changed"] = outcome.pop("before") != json.loads(json.dumps(_files()))
+        outcome["canary"] = any(self.home.rglob(CANARY))
         os.chdir(self.world)
-        return told
+        return outcome
 
     def judged(self, case: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         """What came of a case, and what is wrong with that."""
-        told = self.run(case)
-        return told, list(complaints(told, self.usual.get(case["command"], 0.0)))
+        outcome = self.run(case)
+        return outcome, list(complaints(outcome, self.usual.get(case["command"], 0.0)))
 
 
 def _waited(pid: int, deadline: float) -> int:
@@ -263,86 +278,55 @@ def _waited(pid: int, deadline: float) -> int:
     return os.waitpid(pid, 0)[1]
 
 
-def complaints(told: dict[str, Any], usual: float) -> Any:
-    """What is wrong with how a case ended; each begins with a word or two that are the same for its kind."""
-    said, code = told["err"], told["code"]
-    if code not in (0, 2):
-        yield f"code {code}: {said[-700:]}"
-    if code == 2:
-        lines = said.strip().splitlines()
-        last = lines[-1] if lines else ""
-        if not (last.startswith("offsite: ") and len(last) <= LONGEST and last.endswith((".", "?", "`"))):
-            yield f"no sentence: {said[-700:]!r}"
-        if told["left"]:
-            yield f"left behind: {told['left']}"
-    if odd := [each for each in said + told["out"] if not (each.isprintable() or each in "\n\r\t")]:
-        yield f"steers the terminal: {odd[:5]!r} in {said[-300:]!r} {told['out'][-300:]!r}"
-    if "Traceback" in said or "panicked" in said:
-        yield f"leaks: {said[-700:]!r}"
-    if told["events"]:
-        yield f"did more: {told['events']}"
-    if told["seconds"] > MOST_SECONDS or told["clock"] > PATIENCE:
-        yield f"slow: {told['seconds']:.0f} s of processor time, {told['clock']:.0f} s"
-    if told["mb"] > max(usual, 0.0) + MOST_MEGABYTES:
-        yield f"large: {told['mb']:.0f} MiB, where {usual:.0f} are usual"
-    if told["changed"] or told["canary"]:
-        yield f"changed: {told['changed']}, canary {told['canary']}"
-    if code == 0 and told["sender"] == "owner" and told["command"] in ("verify", "tune", "plug") and told["mutations"]:
-        yield from _accepted(told)
-
-
-def _accepted(told: dict[str, Any]) -> Any:
-    """What the owner signed was altered after that, and passed."""
-    if told.get("differs"):
-        yield "altered: it passed as signed"
-
-
-def work(scratch: Path, number: int, options: Any, told: Any) -> None:
-    """Be one of several workers: tell of each case, and at the end None."""
+def work(scratch: Path, number: int, options: Any, results: Any) -> None:
+    """Be one of several workers: report each case, and at the end None."""
     cases = options.cases // options.jobs + (number < options.cases % options.jobs)
     serve(scratch / "world", scratch / f"home{number}", options.first + number, options.jobs, cases,
-          options.seconds or 1e9, told.put)  # fmt: skip
-    told.put(None)
+          options.seconds or 1e9, results.put)  # fmt: skip
+    results.put(None)
 
 
-def serve(world: Path, home: Path, first: int, stride: int, cases: int, seconds: float, tell: Callable[[Any], None]) -> None:
-    """Run every `stride`-th case from the `first` on, until `cases` are done or time is up; `tell` of each."""
+def serve(
+    world: Path, home: Path, first: int, stride: int, cases: int, seconds: float, report: Callable[[Any], None]
+) -> None:
+    """Run every `stride`-th case from the `first` on, until `cases` are done or time is up; `report` each."""
     torch.set_num_threads(1)
     worker = Worker(world, home)
     worker.warm()
-    tell({"usual": worker.usual})
+    report({"usual": worker.usual})
     start = time.monotonic()
     for number in range(cases):
         if time.monotonic() - start > seconds:
             break
         case = plan(first + number * stride, worker.samples)
-        told, wrong = worker.judged(case)
+        outcome, wrong = worker.judged(case)
         if wrong:
-            told, wrong = _smaller(worker, case, told, wrong)
-            told["kept"] = str(_keep(worker.home, world.parent / "found", told, wrong))
-        tell({key: told[key] for key in ("seed", "code", "seconds", "mb", "command")} | {"wrong": wrong} |
-             ({"kept": told["kept"], "mutations": told["mutations"]} if wrong else {}))  # fmt: skip
+            outcome, wrong = _smaller(worker, case, outcome, wrong)
+            _keep(worker.home, world.parent / "found", outcome, wrong)
+        about = ("seed", "code", "seconds", "mb", "command", "mutations")
+        report({key: outcome[key] for key in about} | {"wrong": wrong})
 
 
-def _smaller(worker: Worker, case: dict[str, Any], told: dict[str, Any], wrong: list[str]) -> tuple[dict[str, Any], list[str]]:
+def _smaller(
+    worker: Worker, case: dict[str, Any], outcome: dict[str, Any], wrong: list[str]
+) -> tuple[dict[str, Any], list[str]]:
     """One mutation of the case that is enough for the same complaint, if there is one."""
     kind = wrong[0].partition(":")[0]
-    several = len(told["mutations"])
+    several = len(outcome["mutations"])
     for which in range(several if several > 1 else 0):
         found, still = worker.judged(case | {"which": which})
         if still and still[0].partition(":")[0] == kind:
             return found, still
-    return worker.judged(case) if several > 1 else (told, wrong)
+    return worker.judged(case) if several > 1 else (outcome, wrong)
 
 
-def _keep(home: Path, found: Path, told: dict[str, Any], wrong: list[str]) -> Path:
+def _keep(home: Path, found: Path, outcome: dict[str, Any], wrong: list[str]) -> None:
     """Copy the case's folder to where findings stay."""
-    place = found / f"{told['seed']}"
+    place = found / f"{outcome['seed']}"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     for path in home.rglob("*"):
         if path.is_file() and not path.is_symlink() and path.lstat().st_blocks * 512 < 10**7:
             (place / path.relative_to(home)).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, place / path.relative_to(home))
-    (place / "case.json").write_text(json.dumps(told | {"wrong": wrong}, indent=1))
-    return place
+    (place / "case.json").write_text(json.dumps(outcome | {"wrong": wrong}, indent=1))
