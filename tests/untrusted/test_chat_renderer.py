@@ -268,3 +268,9 @@ def test_what_cannot_be_started_is_no_fault_of_the_template(monkeypatch):
     monkeypatch.setattr(chat_renderer.sys, "executable", "/bin/true")
     with pytest.raises(UserError, match="'/bin/true' does not start"), chat_renderer.writer(CHATML, {}, 9):
         pass
+
+
+def test_a_template_reads_the_date_that_is_given():
+    dated = "{{ strftime_now('%d %b %Y') }}"
+    with chat_renderer.writer(dated, {}, 9, "2024-07-26") as write:
+        assert write(_turns(TURNS), "here") == [("26 Jul 2024", False)]

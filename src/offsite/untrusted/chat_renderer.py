@@ -33,8 +33,10 @@ _OUTPUT, _GROWTH = 1 << 20, 8  # bytes of JSON: a template's own words, and how 
 
 
 @contextmanager
-def writer(template: str, words: Mapping[str, Any], turns: int) -> Iterator[Write]:
+def writer(template: str, words: Mapping[str, Any], turns: int, date: str | None = None) -> Iterator[Write]:
     """Within, `write` writes out chats by a chat `template` and its variables, some `turns` in all.
+
+    The template reads `date` (YYYY-MM-DD) as the present, so that a run repeats; None: the machine's clock.
 
     Raises:
         UserError: by `write`, where the template refuses a chat, writes earlier turns anew, or takes more time,
@@ -55,7 +57,7 @@ def writer(template: str, words: Mapping[str, Any], turns: int) -> Iterator[Writ
             much = len(answer) == most or not answer.endswith(b"\n")
             return _pieces({"much": True} if much else json.loads(answer), where, seconds)
 
-        _send(tell, _line({"template": template, "words": words}))
+        _send(tell, _line({"template": template, "words": words, "date": date}))
         yield write
 
 

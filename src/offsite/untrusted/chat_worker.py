@@ -1,7 +1,7 @@
 """A program: writes out chats by one chat template, within limits. `chat` starts it and speaks with it.
 
 It is handed SECONDS of processor time, BYTES of memory beyond what it has, and the folders where jinja2 lies.
-It reads lines of JSON: first the template and its variables, then chats, of turns [role, text, learnt]. It
+It reads lines of JSON: first template, variables and date, then chats, of turns [role, text, learnt]. It
 answers a line each: {"pieces": [[text, learnt], ...]}, {"rewritten": true} where the template writes earlier
 turns anew, {"refused": why} or {"much": true}. It stands on jinja2 alone, to start soon, and writes the very
 text that transformers' `apply_chat_template` does.
@@ -35,7 +35,7 @@ def main(seconds: str, memory: str, *_: str) -> None:
     _limit(int(seconds), int(memory))
     _say("ready")
     given = json.loads(sys.stdin.buffer.readline())
-    compiled = cache(environment().from_string)
+    compiled = cache(environment(given.get("date")).from_string)
     for line in iter(sys.stdin.buffer.readline, b""):
         turns = json.loads(line)
         messages = [{"role": role, "content": text} for role, text, _ in turns]
@@ -52,14 +52,21 @@ def main(seconds: str, memory: str, *_: str) -> None:
         _say(_answer([learnt for *_, learnt in turns], write))
 
 
-def environment() -> ImmutableSandboxedEnvironment:
-    """Jinja's sandbox with what transformers adds to it (its `_cached_compile_jinja_template`)."""
+def environment(date: str | None = None) -> ImmutableSandboxedEnvironment:
+    """Jinja's sandbox with what transformers adds to it (its `_cached_compile_jinja_template`).
+
+    Templates read the `date` (YYYY-MM-DD) as the present; None: the machine's clock.
+    """
+
+    def strftime_now(format: str) -> str:
+        return (datetime.fromisoformat(date) if date else datetime.now()).strftime(format)
+
     made = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
     )
     made.filters["tojson"] = _tojson
     made.globals |= {"dict": _Dict(), "namespace": _Namespace}
-    made.globals |= {"raise_exception": _raise, "strftime_now": _now}
+    made.globals |= {"raise_exception": _raise, "strftime_now": strftime_now}
     return made
 
 
@@ -174,10 +181,6 @@ def _tojson(
     sort_keys: bool = False,
 ) -> str:
     return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _now(format: str) -> str:
-    return datetime.now().strftime(format)
 
 
 if __name__ == "__main__":
