@@ -23,6 +23,8 @@ def generation(**changes):
 
 
 REMOTE = "remote code"
+SMALL = dict(vocab_size=32, hidden_size=8, intermediate_size=8, num_hidden_layers=4, num_attention_heads=2,
+             num_key_value_heads=2)  # fmt: skip
 for _name, _why, _alter in [
     ("a vocabulary of a billion", r"\(1000000000, 32\)", config(vocab_size=10**9)),
     ("a vocabulary of less than nothing", "describes no llama", config(vocab_size=-5)),
@@ -63,6 +65,17 @@ for _name, _why, _alter in [
      another(t.GPTJConfig(n_layer=2, n_embd=32, n_head=2, n_positions=10**9, rotary_dim=8))),
     ("positions of two hundred million bytes", "tables of",
      another(t.GPTJConfig(n_layer=2, n_embd=32, n_head=2, n_positions=6_000_000, rotary_dim=8))),
+    ("a head as wide as memory", "takes more than",
+     another(t.DiffLlamaConfig(**SMALL, head_dim=40_000_000))),
+    ("cycles past all memory", "takes more than",
+     lambda f: put(f, "config.json", json.dumps(json.loads(t.HrmTextConfig(**SMALL).to_json_string())
+                                                | {"H_cycles": 200_000_000}))),
+    ("a type that compiles", "no rwkv model", config(model_type="rwkv")),
+    ("outputs without names", "'return_dict'", config(return_dict=False)),
+    ("dropout below nothing", "'attention_dropout'", config(attention_dropout=-1)),
+    ("dropout of a part", "'attn_pdrop'", config(text_config={"attn_pdrop": 2})),
+    ("a feed-forward of nothing", "holds nothing|describes no llama", config(intermediate_size=0)),
+    ("padding past the embeddings", "describes no llama", config(pad_token_id=128)),
     ("an encoder and a decoder of its own", "no single stack", config(is_encoder_decoder=True)),
     ("a list for a width", "config", config(hidden_size=[32])),
     ("generation by a list", "generation_config.json holds no JSON",

@@ -39,7 +39,7 @@ SPLIT = Split(1, 1)
 PATIENCE = 20  # seconds
 SHARE = int(os.environ.get("HOSTILE_SHARE", "8"))
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-_EVIL = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "pickle.find_class",
+_EVIL = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "pickle.find_class",
          "socket.connect", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname",
          "os.mkdir", "os.rename", "os.remove", "os.link", "os.symlink")  # fmt: skip
 _OWN = tuple(  # where Python, the libraries and this code read

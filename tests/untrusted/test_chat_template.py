@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,8 @@ UNFIT_TEMPLATES = {
     "{{ 2 ** 99 }}": "multiplies",
     "{{ x.center(10000000) }}": "number above",
     "{{ '%99999d' % 1 }}": "as wide as",
+    "{{ '{:%{>99999}'.format(1) }}": "as wide as",
+    "{{ '" + "x" * (128 << 10) + "' }}": "at most 131072 are read",
     "{% set x = x ~ x %}": "doubles",
     "{% set x = x + x %}": "doubles",
     "{% for i in range(2000) %}{% endfor %}": "range above",
@@ -52,6 +56,17 @@ UNFIT_TEMPLATES = {
 @pytest.mark.parametrize("template", HONEST_TEMPLATES)
 def test_no_honest_template_is_refused(template):
     check_template(FILE, template)
+
+
+@pytest.mark.parametrize("letter", ["{", "%", "_", "9", "{9", "{%", "{#", "-", "(", " "])
+def test_the_check_takes_time_linear_in_a_template(letter):
+    inside = "{{ '" + letter * (120_000 // len(letter)) + "' }}"
+    bare = letter * (120_000 // len(letter))
+    start = time.process_time()
+    for text in (inside, bare):
+        with contextlib.suppress(UserError):
+            check_template(FILE, text)
+    assert time.process_time() - start < 3
 
 
 @pytest.mark.parametrize("template", UNFIT_TEMPLATES)

@@ -19,7 +19,8 @@ from offsite.errors import UserError, brief
 
 _LARGEST = 100_000  # of the numbers written in a template
 _LONGEST_RANGE = 1000
-_WIDE = re.compile(r"[%{][^%}a-zA-Z]*\d{4,}")  # in a format
+_LONGEST = 128 << 10  # characters of a template; the longest honest ones have 20,000
+_FIELD_ENDS, _FIELD_BEGINS, _WIDTH = re.compile(r"[}a-zA-Z]"), re.compile(r"[%{]"), re.compile(r"\d{4}")
 _DUNDER = re.compile(r"__\w+__")
 _ELSEWHERE = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
 _UNFIT = {"lipsum", "cycler", "joiner", "self", "attr"}
@@ -41,6 +42,8 @@ def check_template(file: Path, text: object) -> None:
     """Refuse a chat template, of a `file`, that reaches for anything but messages or may run without end."""
     if not isinstance(text, str):
         raise UserError(f"{file} has a chat template that is no text.")
+    if len(text) > _LONGEST:
+        raise UserError(f"{file} has a chat template of {len(text)} characters; at most {_LONGEST} are read.")
     try:
         tree = Environment(extensions=[loopcontrols, _Generation]).parse(text)
         wrong = next(filter(None, map(_wrong, tree.find_all(nodes.Node))), "")
@@ -74,9 +77,18 @@ def _wrong_value(value: Any) -> str:
         return f"writes a number above {_LARGEST}"
     if isinstance(value, str) and _DUNDER.search(value):
         return f"reaches for {value!r:.40}"
-    if isinstance(value, str) and _WIDE.search(value):
+    if isinstance(value, str) and _is_wide(value):
         return f"writes as wide as {value!r:.40}"
     return ""
+
+
+def _is_wide(text: str) -> bool:
+    """Whether a format has a field of a thousand columns or more; takes time linear in the text's length."""
+    for part in _FIELD_ENDS.split(text):
+        field = _FIELD_BEGINS.search(part)
+        if field and _WIDTH.search(part, field.end()):
+            return True
+    return False
 
 
 def _doubles(node: nodes.Concat | nodes.Add) -> bool:

@@ -1,25 +1,31 @@
-"""What a stranger's regular expression may be: one that cannot try without end on a text.
+"""Refuse regular expressions of an untrusted tokenizer that could backtrack without bound.
 
-An engine that fails goes back and tries anew. How often is bounded here by a pattern's shape; it is never run.
-Escapes and classes become one letter, and groups are folded, from the innermost outwards.
+The number of ways to match is bounded from a pattern's shape; the pattern is never run. Escapes and classes
+become one letter, and groups are folded, from the innermost outwards. The worker's limits of time hold besides
+(`sandbox`): this check gives the reason before any data are read.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
 from offsite.errors import UserError
 
-_LONGEST = 5000  # characters
+_LONGEST = 5000  # characters of one pattern
+_LONGEST_TOGETHER = 20_000  # characters of all patterns of a file; the longest honest file has 2,000
+_DEEPEST = 16  # groups within groups; honest patterns have 2
 _LONG = 64  # of a written bound: what may repeat more often counts as endless
 _MOST_ENDLESS = 2  # repetitions in one alternative, of which one may fail; honest ones have no more
 _MOST_WAYS = 1000  # for the optional parts of one alternative; honest ones have 16
-_CALLS = re.compile(r"\\[1-9kg]|\(\?[~{]|\(\*")  # to groups, absent and called out
-_FLAGS = re.compile(r"^\(\?[a-z-]+\)")  # elsewhere they would part the pattern anew
-_OPENED = re.compile(r"\(\?(?:<?[!=]|>|<\w+>|[a-z-]*:)")
+_CALLS = re.compile(r"\\[1-9kgcCM]|\(\?[~{]|\(\*")  # references, control characters, absent groups, callouts
+_ESCAPES = re.compile(r"\\[^1-9kgcCM]")
+_FLAGS = re.compile(r"^\(\?[im-]+\)")  # elsewhere flags would split the pattern anew; x would hide its shape
+_OPENED = re.compile(r"\(\?(?:<?[!=]|>|<\w+>|[im-]*:)")
 _REPEATED = re.compile(r"\([^()]*[*+?|}][^()]*\)[*+{]")  # what matches in several ways, again and again
 _GROUP = re.compile(r"\(([^()]*)\)(\?[?+]?)?")
 _ITEM = re.compile(r"(.)(?:([*+?])|\{(\d{0,9})(,?)(\d{0,9})\}(\+?))?([?+]?)", re.DOTALL)
@@ -30,25 +36,36 @@ class _Shape(NamedTuple):
 
     endless: int
     """Repetitions without end."""
+    tried: int
+    """Those of them that something must follow, so that each length may be tried."""
     ways: int
     """To match all else."""
     sound: bool
 
 
-def check_pattern(file: Path, pattern: object) -> None:
-    """Refuse a regular expression, of a `file`, that may take time without end; what is no text is none."""
-    if isinstance(pattern, str) and not _sound(pattern):
-        raise UserError(f"{file} has a pattern that may take for ever on a text: {pattern!r:.80}.")
+def check_patterns(file: Path, patterns: Sequence[object]) -> None:
+    """Refuse the regular expressions of a `file` that may backtrack without bound; skip what is no text."""
+    texts = [pattern for pattern in patterns if isinstance(pattern, str)]
+    total = sum(map(len, texts))
+    if total > _LONGEST_TOGETHER and max(map(len, texts)) <= _LONGEST:
+        raise UserError(
+            f"{file} has patterns of {total} characters together; at most {_LONGEST_TOGETHER} are read."
+        )
+    for text in texts:
+        if not _sound(text):
+            raise UserError(f"{file} has a pattern that may take for ever on a text: {text!r:.80}.")
 
 
 def _sound(pattern: str) -> bool:
     if len(pattern) > _LONGEST:
         return False  # what follows takes time squared
-    plain = re.sub(r"\\[^1-9kg]", "_", pattern)
+    plain = _ESCAPES.sub("_", pattern)
     plain = re.sub(r"\[\^?\]?[^\[\]]*(\[[^\]]*\][^\[\]]*)*\]", "_", plain)  # classes, some within classes
     if _CALLS.search(plain):
         return False
     plain = _OPENED.sub("(", _FLAGS.sub("", plain))
+    if _depth(plain) > _DEEPEST:
+        return False
     while groups := list(_GROUP.finditer(plain)):
         if _REPEATED.search(plain) or not all(_shape(group[1]).sound for group in groups):
             return False
@@ -56,33 +73,40 @@ def _sound(pattern: str) -> bool:
     return _shape(plain).sound
 
 
+def _depth(plain: str) -> int:
+    """How many groups stand within each other at most."""
+    steps = ({"(": 1, ")": -1}.get(letter, 0) for letter in plain)
+    return max(accumulate(steps), default=0)
+
+
 def _folded(group: re.Match[str]) -> str:
-    """Letters that repeat as the `group` does."""
+    """Letters that repeat as the `group` does, whether it is optional or not."""
     shape, optional = _shape(group[1]), group[2] or ""
-    if (shape.endless, shape.ways) == (0, 1):
-        return "_" + optional
-    if optional:
-        return "_*" * shape.endless + f"_{{0,{shape.ways}}}"
-    return "_+" * shape.endless + (f"_{{1,{shape.ways}}}" if shape.ways > 1 else "")
+    tried = "_+" * shape.tried + "_" if shape.tried else ""
+    rest = ("_*" if optional else "_+") * (shape.endless - shape.tried)
+    least = 0 if optional else 1
+    ways = f"_{{{least},{shape.ways}}}" if shape.ways > least else ""
+    return tried + rest + ways or "_"
 
 
 def _shape(text: str) -> _Shape:
-    """Of the alternatives in a text without groups."""
+    """Combine the alternatives in a text without groups."""
     shapes = [_alternative(each) for each in text.split("|")]
     return _Shape(
         max(shape.endless for shape in shapes),
+        max(shape.tried for shape in shapes),
         sum(shape.ways for shape in shapes),
         all(shape.sound for shape in shapes),
     )
 
 
 def _alternative(text: str) -> _Shape:
-    """Of one alternative: each endless part that something must follow may be tried at every length."""
+    """Count in one alternative; an endless part that something must follow may be tried at every length."""
     endless = tried = waiting = 0
     ways, quantified = 1, False
     for item in _ITEM.finditer(text):
         if item[1] in "*+?" or (item[1] == "{" and quantified):
-            return _Shape(0, 1, sound=False)  # repeats what repeats
+            return _Shape(0, 0, 1, sound=False)  # repeats what repeats
         least, most = _bounds(item)
         quantified = (least, most) != (1, 1)
         if least:
@@ -92,7 +116,8 @@ def _alternative(text: str) -> _Shape:
             endless, waiting = endless + new, waiting + new
         else:
             ways *= int(most - least) + 1
-    return _Shape(endless, ways, endless <= _MOST_ENDLESS and tried < _MOST_ENDLESS and ways <= _MOST_WAYS)
+    sound = endless <= _MOST_ENDLESS and tried < _MOST_ENDLESS and ways <= _MOST_WAYS
+    return _Shape(endless, tried, ways, sound)
 
 
 def _bounds(item: re.Match[str]) -> tuple[float, float]:

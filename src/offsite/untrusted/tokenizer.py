@@ -7,7 +7,7 @@ a normalizer may not blow texts up, and a chat template may do no more than writ
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from offsite.errors import UserError, brief
 from offsite.untrusted.chat_template import check_template
-from offsite.untrusted.config import refuse_orders
+from offsite.untrusted.config import objects, refuse_orders
 from offsite.untrusted.files import parse, read_object, read_text
-from offsite.untrusted.regex import check_pattern
+from offsite.untrusted.regex import check_patterns
 from offsite.untrusted.tokenize import hushed
 
 _SETTINGS = "tokenizer_config.json"
@@ -108,7 +108,7 @@ def _check_size(file: Path, words: int) -> None:
 def _check_settings(file: Path) -> None:
     settings = read_object(file)
     refuse_orders(str(file), settings)
-    for step in _steps(settings):
+    for step in objects(settings):
         for key in step:
             if _ELSEWHERE.search(key):
                 raise UserError(f"{file} asks for {key!r:.80}: code and files from elsewhere are refused.")
@@ -150,30 +150,19 @@ def _check_backend(file: Path) -> None:
     """Refuse what would take time or memory without end, when it is opened or on texts."""
     text = read_text(file, file.stat().st_size)
     data = parse(file, text, len(text))  # no more than `_check_size` passed
-    growth = 1.0
+    growth, patterns = 1.0, []
     for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
-        for step in _steps(data.get(part)):
-            check_pattern(file, step.get("Regex"))
+        for step in objects(data.get(part)):
+            patterns.append(step.get("Regex"))
             growth *= max(1.0, _growth(step)) if part == "normalizer" else 1.0
             if any(isinstance(each, list) and len(each) > _MOST_PIECES for each in step.values()):
                 raise UserError(f"{file} has a {part} of more than {_MOST_PIECES} steps; no honest one has.")
+    check_patterns(file, patterns)
     if growth > _MOST_GROWTH:
         raise UserError(f"{file} has a normalizer that makes texts {growth:.0e} times as long.")
     for token in data.get("added_tokens") or ():
         if isinstance(token, dict) and len(str(token.get("content"))) > _LONGEST_TOKEN:
             raise UserError(f"{file} adds a token of more than {_LONGEST_TOKEN} characters to the tokenizer.")
-
-
-def _steps(data: Any) -> Iterator[dict[str, Any]]:
-    """Every object in a part of a tokenizer, itself included."""
-    rest = [data]
-    while rest:
-        value = rest.pop()
-        if isinstance(value, dict):
-            yield value
-            rest += value.values()
-        elif isinstance(value, list):
-            rest += value
 
 
 def _growth(step: Mapping[str, Any]) -> float:
