@@ -165,4 +165,4 @@ def test_the_papers_table_on_a_tiny_opt(world, here, tokenizer, monkeypatch):
         "scaleot:alpha=0.25,beta=0.8,steps=3,regressed=0,rank=4"
     }
     head = (here / "out" / "table.md").read_text().splitlines()[0]
-    assert head == "| method | row | ask | Δ | nll | gain | prose ppl |"
+    assert head == "| method | row | ask | gap | nll | gain | prose ppl |"

@@ -68,7 +68,7 @@ def test_without_a_wish_it_shows_the_points_and_chooses_none(world, here):
     assert sorted(path.name for path in (here / "f").iterdir()) == ["frontier.json", "report.html"]
     assert (told["kind"], told["chosen"], told["closest"], told["command"]) == ("frontier", None, None, None)
     assert told["wish"] == {"min_gap": None, "max_loss": None}
-    assert set(told["correlation"]) == {"cosine", "relative_error", "loss_gap", "zero_shot_nll"}
+    assert set(told["points"][0]["estimate"]) == {"cosine", "relative_error", "loss_gap", "zero_shot_nll"}
     assert [point["settings"]["keep"] for point in told["points"]] == [0.25, 0.75, 1.0]
     assert sum(point["rows"] is not None for point in told["points"]) == 2
     assert told["answer"] in ran.out

@@ -61,13 +61,12 @@ def made_frontier(word="beta", task="arc_easy"):
             "estimate": {"cosine": 0.5 + keep / 2, "relative_error": 1 - keep, "loss_gap": 1 - keep},
             "rows": rows if scored else None,
             "gap": 5.3 if scored else None,
-            "gap_nll": -0.69 if scored else None,
+            "gap_nll": 0.69 if scored else None,
             "gain": 0.6 + place / 10 if scored else None,
         })  # fmt: skip
     ends = {row: {task: cell(*SCORES[row])} for row in ("zero_shot", "fine_tuned")}
     return {"kind": "frontier", "model": word, "method": word, "tasks": [task], "tuning": {"steps": 5},
-            "points": points, "correlation": {"cosine": 0.83, "loss_gap": None}, "foretold": 2,
-            "ends": ends, "wish": {"min_gap": 4, "max_loss": 0.01}, "chosen": 1,
+            "points": points, "ends": ends, "wish": {"min_gap": 4, "max_loss": 0.01}, "chosen": 1,
             "closest": None, "answer": f"Send {word}.", "call": "offsite frontier", "versions": {},
             "seed": 0, "date": "2026-01-02", "machine": "m"}  # fmt: skip
 

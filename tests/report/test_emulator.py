@@ -71,7 +71,7 @@ def test_what_was_sent_adds_up(made):
 
 def test_shares_are_of_the_models_parameters(made):
     name, folder, receipt, model = made
-    (bar,) = (s.figure for s in emulator("e", folder, receipt).values["story"].chapters[0].figures)
+    (bar,) = (s.figure for s in emulator("e", folder, receipt).chapters[0].figures)
     shares = {trace["meta"]: trace["x"][0] for trace in bar["data"]}
     assert sum(shares.values()) == pytest.approx(100)
     whole, layer = count(model.parameters()), count(model.model.layers[2].parameters())
@@ -101,7 +101,7 @@ def test_the_stack_is_the_blueprints(made):
         assert stack[2].feed == 16 / 64
         assert stack[2].attention == pytest.approx((4 / 32 + 3) / 4)
         assert (stack[3].attention, stack[5].feed) == (3 / 32, 48 / 64)
-    drawn = emulator("e", folder, receipt).values["story"].chapters[-1].figures[0].figure
+    drawn = emulator("e", folder, receipt).chapters[-1].figures[0].figure
     bars = sorted((y, trace["meta"]) for t in [drawn["data"]] for trace in t for y in trace["y"])
     assert bars == sorted(2 * [(floor.layer, floor.kind) for floor in stack])
 
@@ -110,7 +110,7 @@ def test_a_bundle_alone_shows_no_layer(made):
     _, folder, _, _ = made
     part = emulator("e", folder, None)
     assert part.private is None
-    assert [chapter.title for chapter in part.values["story"].chapters] == ["What it reveals"]
+    assert [chapter.title for chapter in part.chapters] == ["What it reveals"]
 
 
 def test_a_receipt_makes_the_page_private(made):

@@ -51,15 +51,6 @@ def test_without_an_answer_nothing_is_ringed(page):
     assert not {"chosen", "closest"} & set(named(made.json[0]))
 
 
-def test_estimates_stand_against_the_gain_with_their_rank_correlation(page):
-    made = page(made_frontier())
-    foretold = made.json[2]["data"][0]
-    assert foretold["x"] == pytest.approx([0.75, 0.85])
-    assert foretold["y"] == pytest.approx([60, 70])
-    assert "rank correlation 0.83" in made.text
-    assert "too few to tell" in made.text
-
-
 def test_fidelity_of_every_emulator_is_drawn_scored_or_not(page):
     cosine, error, gap = page(made_frontier()).json[-3:]
     assert cosine["data"][0]["x"] == [0.5, 0.7, 0.9]

@@ -1,4 +1,4 @@
-"""What the five rows are said to mean."""
+"""Means, their errors, and the gain."""
 
 from __future__ import annotations
 
@@ -6,83 +6,39 @@ import math
 
 import pytest
 
-from offsite.results.schema import Results
-from offsite.results.statistics import judge
-from tests.report.pages import SCORES
+from offsite.results.statistics import Estimate, gain, gain_over_seeds, mean, over_seeds
+
+ZERO, TUNED = Estimate(4.0, 0.1), Estimate(2.0, 0.1)
 
 
-@pytest.fixture
-def verdict(results):
-    """The verdict after changing scores: `verdict(plugged_in={"nll": 5.0})`."""
-
-    def judged(**changes):
-        for row, change in changes.items():
-            results["rows"][row]["arc_easy"] |= change
-        read = Results.read(results)
-        return judge(read, read.tasks)
-
-    return judged
+def test_a_mean_needs_every_value_and_its_error_every_error():
+    assert mean([Estimate(1.0, 0.3), Estimate(3.0, 0.4)]) == Estimate(2.0, 0.25)
+    assert mean([Estimate(1.0, 0.3), Estimate(3.0, None)]) == Estimate(2.0, None)
+    assert mean([Estimate(1.0, 0.3), None]) is None
+    assert mean([]) is None
 
 
-def test_share_and_gap_are_those_of_the_numbers(verdict):
-    said = verdict()
-    assert said.share.value == pytest.approx((4.51 - 3.31) / (4.51 - 2.52))
-    assert said.gap_acc.value == pytest.approx(0.053)
-    assert said.gap_acc.stderr == pytest.approx(math.hypot(0.03, 0.03))
-    assert said.gap_nll.value == pytest.approx(-0.69)
-    assert "reaches 60% of what fine-tuning gains" in said.headline
-    assert "from 4.51 at zero-shot to 3.31 plugged in" in said.support
-    assert said.gap.startswith("The difference in accuracy is 1.2 times its standard error")
+def test_an_error_over_questions_is_marked_apart_from_one_over_seeds():
+    apart = over_seeds([Estimate(1.0, 0.5), Estimate(3.0, 0.5)])
+    assert (apart.value, apart.stderr, apart.seeds, apart.mark) == (2.0, pytest.approx(1.0), 2, "")
+    for alike in ([Estimate(1.0, 0.5)], [Estimate(1.0, 0.5), Estimate(1.0, 0.7)]):
+        found = over_seeds(alike)
+        assert (found.value, found.stderr, found.seeds, found.mark) == (1.0, 0.5, len(alike), "†")
+    assert over_seeds([]) is None
 
 
-def test_the_error_of_the_share_is_that_of_resampling(verdict):
-    import numpy as np
-
-    share = verdict().share
-    draw = np.random.default_rng(0).normal
-    zero, tuned, plugged = (
-        draw(SCORES[row][1], 0.12, 100_000) for row in ("zero_shot", "fine_tuned", "plugged_in")
-    )
-    assert share.stderr == pytest.approx(((zero - plugged) / (zero - tuned)).std(), rel=0.03)
+def test_the_gain_is_unknown_where_fine_tuning_gains_less_than_its_error():
+    assert gain(ZERO, TUNED, Estimate(2.5, 0.1)).value == pytest.approx(0.75)
+    assert gain(ZERO, Estimate(3.9, 0.1), ZERO) is None
+    assert gain(TUNED, ZERO, ZERO) is None
+    assert gain(ZERO, Estimate(2.0, None), Estimate(2.5, 0.1)) == Estimate(0.75, None)
 
 
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"fine_tuned": {"nll": 4.6}}, "Fine-tuning gains nothing here"),
-        ({"fine_tuned": {"nll": 4.4}}, "Fine-tuning gains less than its standard error"),
-        ({"plugged_in": {"nll": 4.45}}, "the adapter changes less than its standard error"),
-        ({"plugged_in": {"nll": 5.0}}, "less likely than before"),
-        ({"plugged_in": {"nll": 2.4}}, "reaches all that fine-tuning gains"),
-        ({"plugged_in": {"nll": None}}, "was not recorded in every row"),
-        ({"plugged_in": {"nll": math.nan}}, "was not recorded in every row"),
-    ],
-)
-def test_headline(verdict, changes, says):
-    assert says in verdict(**changes).headline
-
-
-@pytest.mark.parametrize(
-    ("emulator", "says"),
-    [
-        ({}, "does not replace the full model"),
-        ({"acc": 0.543, "nll": 3.31}, "or the test is too small to tell"),
-        ({"acc": 0.53, "nll": 3.35}, "or the test is too small to tell"),
-        ({"acc": 0.7, "nll": 2.0}, "does better than the full model"),
-        ({"acc": 0.7}, "opposite directions"),
-        ({"acc_stderr": None, "nll_stderr": None}, "cannot be told whether that is chance"),
-        ({"n": 1, "acc_stderr": 0.0, "nll_stderr": 0.0}, "cannot be told whether that is chance"),
-    ],
-)
-def test_meaning_of_the_gap(verdict, emulator, says):
-    assert says in verdict(emulator_tuned=emulator).meaning
-
-
-def test_several_tasks_are_judged_by_their_mean(results):
-    for row in results["rows"].values():
-        row["sciq"] = row["arc_easy"] | {"acc": 0.5, "nll": 3.0}
-    read = Results.read(results)
-    one, both = judge(read, ["arc_easy"]), judge(read, ["arc_easy", "sciq"])
-    assert both.gap_acc.value == pytest.approx(one.gap_acc.value / 2)
-    assert both.gap_acc.stderr == pytest.approx(one.gap_acc.stderr / math.sqrt(2))
-    assert both.share.value == pytest.approx(one.share.value)
+def test_the_gain_over_seeds_leaves_out_what_failed_and_nothing_else():
+    first, second = (ZERO, TUNED, Estimate(3.0, 0.1)), (ZERO, TUNED, Estimate(2.0, 0.1))
+    both = gain_over_seeds([first, second])
+    assert (both.value, both.seeds) == (pytest.approx(0.75), 2)
+    assert both.stderr == pytest.approx(math.sqrt(0.125) / math.sqrt(2))
+    assert gain_over_seeds([first, (ZERO, TUNED, None)]).seeds == 1
+    assert gain_over_seeds([first, (ZERO, Estimate(3.95, 0.1), TUNED)]) is None, "not of some seeds only"
+    assert gain_over_seeds([]) is None

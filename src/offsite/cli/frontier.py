@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from offsite.owner.profile import Profile
 
 NAME = "frontier"
-HELP = """Choose what to send: many emulators from one profile, the promising ones scored, and a wish answered.
+HELP = """Choose what to send: many emulators from one profile, some scored, and one that satisfies your wish.
 
-Each is estimated by its gradients and loss on public text; some are scored in the five rows; `--min-gap` and
-`--max-loss` choose among those. Needs the full model and the data on one side, so it is for experiments and
-public data. Interrupted, the same command goes on where it stopped.
+Each is estimated by its gradients and loss on public text. Some are scored in the five rows: the ends of what
+they store first, then by halving. `--min-gap` and `--max-loss` choose among those. It needs the full model and
+the data on one side, so it is for experiments and public data. Interrupted, the same command resumes.
 
 Example: `offsite frontier smollm2-135m --profile profile/ --tasks arc_easy --min-gap 4 --max-loss 1% -o f/`
 
@@ -296,10 +296,6 @@ def _show(results: Mapping[str, Any], found: Frontier, out: Path) -> None:
     say(frontier_table(found))
     if found.same:
         say(f"{found.same} more settings make one of these emulators once more, and are left out.")
-    ranks = {name: rho for name, rho in results["correlation"].items() if rho is not None}
-    if ranks:
-        said = ", ".join(f"{name.replace('_', ' ')} {rho:+.2f}" for name, rho in ranks.items())
-        say(f"Rank correlation with how far plugged in lowers the answer nll: {said}.")
     say(*results["notes"], sep="\n")
     say(found.answer)
     if found.chosen is not None:

@@ -1,4 +1,4 @@
-"""Scores as people read them."""
+"""Scores and plans as tables on a screen."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from offsite.results.schema import ROWS
 
 if TYPE_CHECKING:
     from offsite.experiments.frontier import Frontier
-    from offsite.experiments.frontier.choose import Point
-    from offsite.experiments.study import Table as Study
+    from offsite.experiments.frontier.choose import FrontierPoint
+    from offsite.experiments.study import StudyTable
     from offsite.experiments.study.forecast import Forecast, Step
 
 
@@ -37,7 +37,7 @@ def rows_tables(rows: Mapping[str, Mapping[str, Any]], notes: Sequence[str] = ()
     return tables
 
 
-def study_table(study: Study) -> Table:
+def study_table(study: StudyTable) -> Table:
     """The papers' layout; as wide as its numbers are, whatever the screen."""
     table = Table(caption="\n".join(study.notes), caption_justify="left")
     table.add_column(study.head[0], max_width=28)
@@ -88,8 +88,8 @@ def _table(first: str, notes: Sequence[str]) -> Table:
 
 def _cells(score: Mapping[str, float]) -> tuple[str, ...]:
     def pm(name: str, scale: float, digits: int) -> str:
-        if score[name] is None:  # of texts to be predicted
-            return ""
+        if score[name] is None:  # a text has no accuracy
+            return "–"
         spread = f" ± {scale * score[name + '_stderr']:.{digits}f}" if score["n"] > 1 else ""
         return f"{scale * score[name]:.{digits}f}{spread}"
 
@@ -117,14 +117,14 @@ def frontier_table(found: Frontier) -> Table:
 
 
 _CAPTION = (
-    "> chosen; * scored, and none beats it in both gain and gap\n"
-    "stored, cosine, loss: % of the middle; of the gradients; nats a token above the model's\n"
-    "tuned, plugged in: accuracy %/answer nll\n"
-    "gain, gap: % of fine-tuning's fall of the nll; accuracy points plugged in lies above tuned"
+    "> chosen; * scored, and none beats it in both gain and gap; –: not scored, or its task has no such "
+    "figure\nstored, cosine, loss: % of the middle; of the gradients; nats a token above the model's\ntuned, "
+    "plugged in: accuracy %/answer nll\ngain, gap: % of fine-tuning's fall of the nll; accuracy points plugged "
+    "in lies above tuned"
 )
 
 
-def _figures_of(point: Point) -> list[str]:
+def _figures_of(point: FrontierPoint) -> list[str]:
     from offsite.experiments.frontier.choose import mean
 
     cells = [
@@ -134,9 +134,9 @@ def _figures_of(point: Point) -> list[str]:
     ]
     for row in ("emulator_tuned", "plugged_in"):
         acc, nll = (mean(point.rows, row, score) for score in ("acc", "nll"))
-        cells.append(f"{_figure(acc, 100, 1)}/{_figure(nll, 1, 2)}" if point.rows else "")
+        cells.append(f"{_figure(acc, 100, 1)}/{_figure(nll, 1, 2)}" if point.rows else "–")
     return [*cells, _figure(point.gain, 100, 1), _figure(point.gap, 1, 1)]
 
 
 def _figure(value: float | None, scale: float, digits: int) -> str:
-    return "" if value is None else f"{scale * value:.{digits}f}"
+    return "–" if value is None else f"{scale * value:.{digits}f}"

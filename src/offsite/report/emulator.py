@@ -11,12 +11,13 @@ from pydantic import Field
 from offsite.bundles.contents import Sent, sent
 from offsite.model.split import Split
 from offsite.report.figures import Figure, drawn, layout_of
-from offsite.report.part import Chapter, Loose, Part, Shown, Story, Table, millions, read, record_block
+from offsite.report.part import Chapter, Loose, PageTable, Part, Shown, millions, read, record_block
 from offsite.report.stack import PlaceSaid, drawing, floors, told
-from offsite.results.schema import Results
-from offsite.results.statistics import estimate
+from offsite.results.measures import ACCURACY
+from offsite.results.schema import Results, RowKey
 
 _FATES = {"in full size": "#1d9475", "lossy": "#b08449", "not at all": "rgba(128, 134, 145, 0.35)"}
+_SENT: tuple[RowKey, RowKey] = ("emulator_zero_shot", "zero_shot")
 _PRIVATE = "It says which layers of the model were kept, and a data owner is not to know."
 
 
@@ -55,7 +56,8 @@ def emulator(
     facts = _facts(bundle, kept)
     chapters = _reveals(bundle, kept, _of(kept, comparisons)) if bundle else []
     chapters += _stack(bundle, kept) if kept else []
-    story = Story(
+    return Part(
+        title=f"Emulator: {name}",
         overline=f"Offsite tuning, an emulator · {name}",
         headline=_headline(bundle, kept),
         facts=facts,
@@ -63,7 +65,6 @@ def emulator(
         block=record_block(kept.record) if kept else "",
         private=_PRIVATE if kept else None,
     )
-    return story.part(f"Emulator: {name}")
 
 
 def _of(kept: Receipt | None, comparisons: Sequence[Results]) -> list[Results]:
@@ -120,7 +121,7 @@ def _reveals(bundle: Sent, kept: Receipt | None, comparisons: Sequence[Results])
         figure = _bar(_fates(bundle, whole), whole)
         label = "Shares of the model’s parameters that were sent in full size, lossy, and not at all"
         shown = [Shown("The model’s parameters, %", figure, label)]
-    table = Table(["Sent", "Parameters", "How"], [row for row in rows if row[1] != millions(0)])
+    table = PageTable(["Sent", "Parameters", "How"], [row for row in rows if row[1] != millions(0)])
     text = [_answered(one, task) for one in comparisons for task in one.tasks]
     return [Chapter("What it reveals", text=[t for t in text if t], figures=shown, table=table, after=_CAREFUL)]
 
@@ -133,12 +134,12 @@ _CAREFUL = (
 
 
 def _answered(results: Results, task: str) -> str:
-    ours, whole = (estimate(results, row, [task], "acc") for row in ("emulator_zero_shot", "zero_shot"))
+    ours, whole = (ACCURACY.of(results.rows[row][task]) for row in _SENT)
     if not ours or not whole:
         return ""
     return (
-        f"As it is sent, it answers {ours.show(1, 100)} {ours.spread(1, 100)} % of {task}; the full model "
-        f"answers {whole.show(1, 100)} {whole.spread(1, 100)} %."
+        f"As it is sent, it answers {ours.show(1)} {ours.spread(1)} % of {task}; the full model "
+        f"answers {whole.show(1)} {whole.spread(1)} %."
     )
 
 

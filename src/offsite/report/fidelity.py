@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from offsite.report.figures import PALETTE, Figure, drawn, escaped, layout_of
-from offsite.report.part import Chapter, Loose, Part, Shown, Story, Table, number, read, record_block
+from offsite.report.part import Chapter, Loose, PageTable, Part, Shown, number, read, record_block
 from offsite.results.schema import Number
 
 _PANELS = (
@@ -18,7 +18,7 @@ _PANELS = (
 )
 
 
-class Point(Loose):
+class FidelityPoint(Loose):
     """One emulator."""
 
     keep: float
@@ -31,7 +31,7 @@ class Point(Loose):
 class Fidelity(Loose):
     """Points of several methods, and what they were measured on."""
 
-    points: Annotated[list[Point], Field(min_length=1)]
+    points: Annotated[list[FidelityPoint], Field(min_length=1)]
     about: dict[str, Any] = Field(default_factory=dict)
     record: dict[str, Any] = Field(default_factory=dict)
 
@@ -52,7 +52,8 @@ def fidelity(data: Mapping[str, Any]) -> Part:
         for p in found.points
     ]
     best = max(found.points, key=lambda p: -1.0 if p.cosine is None else p.cosine)
-    story = Story(
+    return Part(
+        title="Gradient fidelity",
         overline="Offsite tuning, gradient fidelity",
         headline=f"The truest emulator’s gradients have a cosine of {number(best.cosine, 2)} to the model’s.",
         lead=f"That is {best.method} at keep {best.keep:.2f}, the adapter untuned.",
@@ -61,13 +62,12 @@ def fidelity(data: Mapping[str, Any]) -> Part:
             Chapter(
                 "How true the emulators are, against keep",
                 figures=against_keep(points, lines=True),
-                table=Table(["Method", "Keep", "Cosine", "Relative error", "Loss gap"], rows),
+                table=PageTable(["Method", "Keep", "Cosine", "Relative error", "Loss gap"], rows),
             )
         ],
         block=record_block(found.record) if found.record.get("call") else "",
         private="What an emulator lacks of the model is its owner’s to know.",
     )
-    return story.part("Gradient fidelity")
 
 
 def against_keep(points: Sequence[Mapping[str, Any]], *, lines: bool) -> list[Shown]:

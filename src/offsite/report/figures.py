@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from offsite.errors import UserError
-from offsite.results.schema import ROWS, Point, Results, Row
-from offsite.results.statistics import Estimate, estimate
+from offsite.results.measures import Measure
+from offsite.results.schema import ROWS, LossPoint, Results, RowLabel
+from offsite.results.statistics import Estimate
 
 Figure = dict[str, Any]
 """A plotly figure: `data` (traces, each with its row's key as `meta`) and `layout`."""
@@ -34,22 +35,18 @@ def plotly_js() -> str:
     return str(_plotly().offline.get_plotlyjs())
 
 
-def five_rows(results: Results, task: str, score: str, scale: float, digits: int) -> Figure | None:
-    """One dot per row with its error, on a band from zero-shot to fine-tuned; None where no row has it.
-
-    Values are shown times `scale` (100 for percent) with so many `digits`.
-    """
-    found = [(row, estimate(results, row.key, [task], score)) for row in ROWS]
+def five_rows(results: Results, task: str, measure: Measure) -> Figure | None:
+    """One dot per row with its error, on a band from zero-shot to fine-tuned; None where no row has it."""
+    found = [(row, measure.of(results.rows[row.key][task])) for row in ROWS]
     known = [(row, value) for row, value in found if value]
     if not known:
         return None
     layout = layout_of(height=_ROW_HEIGHT * len(ROWS) + 44, showlegend=False)
-    layout["xaxis"] |= {"range": _range([value for _, value in known], scale)}
+    layout["xaxis"] |= {"range": _range([value for _, value in known])}
     layout["yaxis"] |= {"range": [len(ROWS) - 0.5, -0.7], "tickvals": [*range(len(ROWS))], "showgrid": False}
     layout["yaxis"] |= {"ticktext": [_tick(row) for row in ROWS], "ticklabelstandoff": 10}
-    layout["shapes"] = band({row.key: value.value * scale for row, value in known})
-    dots = [_dot(row, value, scale, digits) for row, value in known]
-    return drawn(dots, layout)
+    layout["shapes"] = band({row.key: value.value for row, value in known})
+    return drawn([_dot(row, value, measure.digits) for row, value in known], layout)
 
 
 def loss_curves(results: Results) -> Figure | None:
@@ -61,7 +58,7 @@ def loss_curves(results: Results) -> Figure | None:
     return drawn(lines, over_steps(height=340, showlegend=True))
 
 
-def curve(row: Row, points: list[Point]) -> Figure | None:
+def curve(row: RowLabel, points: list[LossPoint]) -> Figure | None:
     """The same of one row's tuning alone."""
     lines = _lines(row, points)
     return drawn(lines, over_steps(height=340, showlegend=True)) if lines else None
@@ -140,26 +137,26 @@ def _plotly() -> Any:
     return plotly
 
 
-def _dot(row: Row, value: Estimate, scale: float, digits: int) -> Figure:
-    shown = f"{value.show(digits, scale)} {value.spread(digits, scale)}".strip()
-    error = {"type": "data", "array": [(value.stderr or 0.0) * scale], "visible": value.stderr is not None}
+def _dot(row: RowLabel, value: Estimate, digits: int) -> Figure:
+    shown = f"{value.show(digits)} {value.spread(digits)}".strip()
+    error = {"type": "data", "array": [value.stderr or 0.0], "visible": value.stderr is not None}
     return {
         "type": "scatter",
         "mode": "markers+text",
         "meta": row.key,
         "name": row.name,
-        "x": [value.value * scale],
+        "x": [value.value],
         "y": [ROWS.index(row)],
         "error_x": error | {"color": row.colour, "thickness": 1.75, "width": 4},
         "marker": {"color": row.colour, "size": 13 if row.key == "plugged_in" else 10},
-        "text": [value.show(digits, scale)],
+        "text": [value.show(digits)],
         "textposition": "top center",
         "cliponaxis": False,
         "hovertemplate": f"{row.name}: {shown}<extra></extra>",
     }
 
 
-def _lines(row: Row, points: list[Point]) -> list[Figure]:
+def _lines(row: RowLabel, points: list[LossPoint]) -> list[Figure]:
     """The training and the held-out line of one row; a loss that was not finite leaves a gap."""
     lines = []
     for what, dash, width in (("loss", "dot", 1.5), ("heldout", "solid", 2.5)):
@@ -183,14 +180,14 @@ def _lines(row: Row, points: list[Point]) -> list[Figure]:
     return lines
 
 
-def _tick(row: Row) -> str:
+def _tick(row: RowLabel) -> str:
     return f"<b>{row.name}</b>" if row.key == "plugged_in" else row.name
 
 
-def _range(values: list[Estimate], scale: float) -> list[float]:
+def _range(values: list[Estimate]) -> list[float]:
     """From the lowest to the highest error bar, with room for the numbers at the ends."""
-    low = min(value.value - (value.stderr or 0.0) for value in values) * scale
-    high = max(value.value + (value.stderr or 0.0) for value in values) * scale
+    low = min(value.value - (value.stderr or 0.0) for value in values)
+    high = max(value.value + (value.stderr or 0.0) for value in values)
     return limits([low, high], room=0.1)
 
 

@@ -1,4 +1,4 @@
-"""One frontier: emulators of many settings, what each costs its owner and what each is worth."""
+"""One frontier: emulators of many settings, each with its gain plugged in and its gap."""
 
 from __future__ import annotations
 
@@ -11,29 +11,23 @@ from pydantic import Field
 
 from offsite.report.fidelity import against_keep
 from offsite.report.figures import Figure, drawn, escaped, layout_of, limits, shades
-from offsite.report.part import Chapter, Loose, Part, Shown, Story, Table, number, read, record_block
+from offsite.report.part import Chapter, Loose, PageTable, Part, Shown, number, read, record_block
 from offsite.results.measures import ACCURACY, Measure, measures
 from offsite.results.schema import ROWS, Number, Score
 from offsite.results.statistics import Estimate
 
 _RING = "#c8558f"
 _ZERO_SHOT, _FINE_TUNED = ROWS[:2]
-_NAMES = {
-    "cosine": "Cosine of the gradients",
-    "relative_error": "Relative error of the gradient",
-    "loss_gap": "Loss above the model’s, nats a token",
-    "zero_shot_nll": "Answer nll of the emulator as sent",
-}
-Row = dict[str, Score]
+TaskScores = dict[str, Score]
 
 
-class Point(Loose):
+class ScoredEmulator(Loose):
     """One emulator: its settings, what is estimated of it, and its rows if it was scored."""
 
     settings: dict[str, Any]
     stored: Number = None
     estimate: dict[str, Number] | None = None
-    rows: dict[str, Row] | None = None
+    rows: dict[str, TaskScores] | None = None
     gap: Number = None
     gap_nll: Number = None
     gain: Number = None
@@ -43,8 +37,8 @@ class Point(Loose):
 class Ends(Loose):
     """The model's own rows."""
 
-    zero_shot: Row
-    fine_tuned: Row
+    zero_shot: TaskScores
+    fine_tuned: TaskScores
 
 
 class Wish(Loose):
@@ -57,15 +51,13 @@ class Wish(Loose):
 class Frontier(Loose):
     """What frontier.json says, so far as it is drawn."""
 
-    points: Annotated[list[Point], Field(min_length=1)]
+    points: Annotated[list[ScoredEmulator], Field(min_length=1)]
     ends: Ends
     answer: str
     model: str | None = None
     method: str | None = None
     tasks: list[str] | None = None
     tuning: dict[str, Any] | None = None
-    correlation: dict[str, Number] = Field(default_factory=dict)
-    foretold: int = 0
     notes: list[str] = Field(default_factory=list)
     wish: Wish = Wish()
     chosen: int | None = None
@@ -97,16 +89,16 @@ def frontier(data: Mapping[str, Any]) -> Part:
     scored = [point for point in found.points if point.rows]
     headline, _, rest = re.sub("[;:] ", "\n", found.answer, count=1).partition("\n")
     count = f"{len(found.points)} emulators were estimated, {len(scored)} of them tuned and scored."
-    story = Story(
+    return Part(
+        title=f"Frontier: {found.model or found.method or 'emulators'}",
         overline="Offsite tuning, a frontier" + (f" · {found.date[:10]}" if found.date else ""),
         headline=headline if not rest else f"{headline}.",
         lead=f"{rest[:1].upper()}{rest[1:]}" or count,
         facts=_facts(found),
-        chapters=[*_fronts(found), *_estimates(found), *_truth(found), _table(found)],
+        chapters=[*_fronts(found), *_truth(found), _table(found)],
         block=record_block(found.model_dump(), found.tuning) if found.call else "",
         private="How emulators of the model were made, and how true they are, is its owner’s to know.",
     )
-    return story.part(f"Frontier: {found.model or found.method or 'emulators'}")
 
 
 def _facts(found: Frontier) -> dict[str, str]:
@@ -138,7 +130,9 @@ def _fronts(found: Frontier) -> list[Chapter]:
             for measure in (measures([end]) if known else [])
         ]
         if figures:
-            chapters.append(Chapter(f"Worth and cost on {task}", notes=[_READING], figures=figures))
+            chapters.append(
+                Chapter(f"Plugged in against emulator tuned on {task}", notes=[_READING], figures=figures)
+            )
     return chapters
 
 
@@ -150,8 +144,8 @@ _READING = (
 )
 
 
-def _front(found: Frontier, known: Sequence[tuple[int, Point]], task: str, measure: Measure) -> Figure:
-    def both(point: Point) -> list[Estimate | None]:
+def _front(found: Frontier, known: Sequence[tuple[int, ScoredEmulator]], task: str, measure: Measure) -> Figure:
+    def both(point: ScoredEmulator) -> list[Estimate | None]:
         return [measure.of((point.rows or {})[row][task]) for row in ("emulator_tuned", "plugged_in")]
 
     pairs = [(i, both(point)) for i, point in known]
@@ -265,45 +259,6 @@ def _short(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) and math.isfinite(value) else str(value)
 
 
-def _estimates(found: Frontier) -> list[Chapter]:
-    """How well what is cheap to know foretells what plugged in gains."""
-    figures = []
-    for name in dict.fromkeys(name for point in found.points for name in point.estimate or {}):
-        dots = [
-            (i, value, point.gain) for i, point in enumerate(found.points)
-            if point.gain is not None and (value := (point.estimate or {}).get(name)) is not None
-        ]  # fmt: skip
-        if dots:
-            rank = found.correlation.get(name)
-            hint = "too few to tell" if rank is None else f"rank correlation {number(rank, 2)}"
-            label = f"{_NAMES.get(name, name)} against the gain of plugged in"
-            figures.append(Shown(_NAMES.get(name, name), _foretold(found, dots), label, hint))
-    if not figures:
-        return []
-    many = f"{found.foretold} of the emulators scored" if found.foretold else "none of the emulators scored"
-    text = f"The cosine chose {many}. Upward, how much of fine-tuning’s gain plugged in reaches, %."
-    return [Chapter("Does the cheap estimate foretell it?", notes=[text], figures=figures)]
-
-
-def _foretold(found: Frontier, dots: Sequence[tuple[int, float, float]]) -> Figure:
-    colours = _colours(found)
-    said = [f"{'<br>'.join(f'{escaped(n)} {escaped(_short(v))}' for n, v in found.points[i].settings.items())}"
-            for i, *_ in dots]  # fmt: skip
-    layout = layout_of(height=280, showlegend=False)
-    trace = {
-        "type": "scatter",
-        "mode": "markers",
-        "name": "emulators",
-        "meta": [i for i, *_ in dots],
-        "x": [x for _, x, _ in dots],
-        "y": [100 * y for *_, y in dots],
-        "marker": {"color": [colours[i] for i, *_ in dots], "size": 9},
-        "hovertext": said,
-        "hovertemplate": "%{hovertext}<br>%{x:.3f}, gain %{y:.1f}%<extra></extra>",
-    }
-    return drawn([trace], layout)
-
-
 def _truth(found: Frontier) -> list[Chapter]:
     """Gradient fidelity against keep."""
     points = [
@@ -317,7 +272,7 @@ def _truth(found: Frontier) -> list[Chapter]:
 
 def _table(found: Frontier) -> Chapter:
     knobs = list(dict.fromkeys(name for point in found.points for name in point.settings))
-    head = ["", *knobs, "Stored", "Cosine", "Plugged in gains, %", "Gap, points", "Gap, nll"]
+    head = ["", *knobs, "Stored", "Cosine", "Plugged in gains, %", "Gap, points", "Gap, nats"]
     marked = found.marked
     rows = [
         [
@@ -326,11 +281,15 @@ def _table(found: Frontier) -> Chapter:
             "–" if point.stored is None else f"{point.stored:.2f}",
             number((point.estimate or {}).get("cosine"), 3),
             number(None if point.gain is None else Estimate(point.gain, point.gain_stderr), 1, 100),
-            number(point.gap, 1, 1, "+"),
-            number(point.gap_nll, 2, 1, "+"),
+            number(point.gap, 1),
+            number(point.gap_nll, 2),
         ]
         for place, point in enumerate(found.points)
     ]
     bold = frozenset() if marked is None else frozenset([marked])
-    after = "The gap is plugged in minus emulator tuned: what the owner keeps. Without one, it was not scored."
-    return Chapter("All emulators", notes=found.notes, table=Table(head, rows, bold), after=after)
+    after = (
+        "The gap is how much better plugged in does than emulator tuned: what the owner keeps. ± is one "
+        "standard error over the questions. A dash stands where an emulator was not scored, or a task has no "
+        "such figure."
+    )
+    return Chapter("All emulators", notes=found.notes, table=PageTable(head, rows, bold), after=after)

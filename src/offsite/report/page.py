@@ -31,12 +31,11 @@ def render(parts: Sequence[Part], title: str = "", lead: str = "") -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    template = environment.get_template("part.html.jinja")
     level = 1 if len(parts) == 1 else 2
     bodies = [
-        Markup(  # each template escapes what goes into it
-            environment.get_template(part.template).render(
-                part.values, rows=ROWS, level=level, anchor=f"part-{place}"
-            )
+        Markup(  # the template escapes what goes into it
+            template.render(story=part, rows=ROWS, level=level, anchor=f"part-{place}")
         )
         for place, part in enumerate(parts)
     ]

@@ -1,4 +1,4 @@
-"""What a page is made of: parts, each with its sentences, figures and numbers, whatever they are about."""
+"""What a page is made of: parts, each with its sentences, figures and tables."""
 
 from __future__ import annotations
 
@@ -13,22 +13,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from offsite.errors import UserError, brief
 from offsite.report.figures import Figure
-from offsite.results.statistics import Estimate
+from offsite.results.statistics import Estimate, SeedMean
 
 _READABLE = 64 << 20  # bytes of a JSON file; a study of ten thousand runs is a tenth of that
 _M = TypeVar("_M", bound=BaseModel)
-
-
-@dataclass(frozen=True)
-class Part:
-    """One subject of a page: a template of this folder and the values that fill it."""
-
-    title: str
-    """What it is about, for the page's title and its list of parts."""
-    template: str
-    values: Mapping[str, Any]
-    private: str | None = None
-    """Why the page is not to be sent, if so: a whole sentence."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +27,20 @@ class Shown:
     figure: Figure
     label: str
     hint: str = ""
+    depths: bool = False
+    """Whether its colours run from the bottom of the stack to its top, which a legend then shows."""
 
 
 @dataclass(frozen=True)
-class Table:
-    """Numbers in rows; the first cell names the row, a bold one stands out."""
+class PageTable:
+    """Numbers in rows; the first cell names the row."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     bold: frozenset[int] = frozenset()
+    """The rows that stand out."""
+    keys: Sequence[str] = ()
+    """Which of the five rows each is, for its colour."""
 
 
 @dataclass(frozen=True)
@@ -62,27 +55,37 @@ class Chapter:
     figures: Sequence[Shown] = ()
     paired: bool = True
     """Whether figures stand side by side where there is room."""
-    table: Table | None = None
+    table: PageTable | None = None
     after: str = ""
     """A note under the table."""
 
 
 @dataclass(frozen=True)
-class Story:
-    """The values of part.html.jinja."""
+class KeyFigure:
+    """A number set large, with its error and unit, a second one, and what they mean."""
 
+    number: str
+    unit: str
+    meaning: str
+    also: str = ""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One subject of a page: the values of part.html.jinja."""
+
+    title: str
+    """What it is about, for the page's title and its list of parts."""
     overline: str
     headline: str
     lead: str = ""
+    figures: Sequence[KeyFigure] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
     chapters: Sequence[Chapter] = ()
     block: str = ""
     """What repeats it, for a shell."""
     private: str | None = None
-
-    def part(self, title: str) -> Part:
-        """The story as a part of a page."""
-        return Part(title, "part.html.jinja", {"story": self}, self.private)
+    """Why the page is not to be sent, if so: a whole sentence."""
 
 
 class Loose(BaseModel):
@@ -132,15 +135,16 @@ def one_line(text: str) -> str:
     return "".join(char if char.isprintable() else " " for char in text)
 
 
-def number(value: Estimate | float | None, digits: int, scale: float = 1.0, sign: str = "") -> str:
-    """As in "51.3 ± 2.9", or a dash for what is not known."""
+def number(value: Estimate | float | None, digits: int, scale: float = 1.0) -> str:
+    """As in "51.3 ± 2.9", with a dagger where the error is over questions; a dash for what is not known."""
     if value is None:
         return "–"
     found = value if isinstance(value, Estimate) else Estimate(value, None)
     if not math.isfinite(found.value):
         return "–"
-    said = f"{found.show(digits, scale, sign)} {found.spread(digits, scale)}".strip()
-    return said.replace(" ", "\u00a0")  # on one line, in narrow cells too
+    mark = found.mark if isinstance(found, SeedMean) else ""
+    text = f"{found.show(digits, scale)} {found.spread(digits, scale)}".strip() + mark
+    return text.replace(" ", "\u00a0")  # on one line, in narrow cells too
 
 
 def millions(count: int) -> str:

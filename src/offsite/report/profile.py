@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from offsite.owner.profile import Profile
-from offsite.report.part import Part, Story
+from offsite.report.part import Part
 from offsite.report.training import PRIVATE, training
 
 
@@ -18,14 +18,14 @@ def profile(name: str, folder: Path) -> Part:
     if len(known) == len(curves):
         return training(title=name, layers=found.middle, facts=facts, **known)
     size = sum(file.stat().st_size for file in folder.iterdir() if file.suffix == ".safetensors")
-    story = Story(
+    return Part(
+        title=f"Profile: {name}",
         overline=f"Offsite tuning, a profile · {name}",
         headline=f"What {found.method or 'the method'} learnt about the model, in {size / 1e6:,.1f} MB.",
         lead="It serves every keep; there was no training, so there is no curve to draw.",
         facts=facts,
         private=PRIVATE if size else None,
     )
-    return story.part(f"Profile: {name}")
 
 
 def _facts(found: Profile) -> dict[str, str]:

@@ -12,10 +12,10 @@ from pydantic import Field
 
 from offsite.errors import UserError
 from offsite.report.figures import Figure, band, drawn, escaped, layout_of, limits
-from offsite.report.part import Chapter, Loose, Part, Shown, Story, Table, number, read, record_block
-from offsite.results.measures import NLL, Measure, measures, over_seeds
+from offsite.report.part import Chapter, Loose, PageTable, Part, Shown, number, read, record_block
+from offsite.results.measures import NLL, Measure, measures
 from offsite.results.schema import ROWS, Score
-from offsite.results.statistics import Estimate, share
+from offsite.results.statistics import Estimate, SeedMean, gain_over_seeds, over_seeds
 
 _LANE = 58  # pixels: a name, and three dots under it
 _ENDS, _OWN = ROWS[:2], ROWS[2:]
@@ -56,7 +56,7 @@ class Group:
     method: str
     keep: float | None  # None: the method's knobs alone say how much stays
     runs: tuple[Run, ...]
-    gain: Estimate | None
+    gain: SeedMean | None
     """How much of fine-tuning's fall of the nll plugged in reaches, by seed and then the mean."""
 
     @property
@@ -86,7 +86,8 @@ def study(data: Mapping[str, Any]) -> Part:
     if not any(groups.values()):
         raise UserError("This study cannot be reported: no run of any method is in it yet; let it run on.")
     main = max(groups, key=lambda task: len(groups[task]))
-    story = Story(
+    return Part(
+        title=f"Study: {', '.join(groups)}",
         overline="Offsite tuning, a study" + (f" · {found.date[:10]}" if found.date else ""),
         headline=_headline(main, groups[main]),
         lead=_lead(found),
@@ -97,50 +98,44 @@ def study(data: Mapping[str, Any]) -> Part:
         ],
         block=record_block(found.model_dump(), _knobs(found.recipe)) if found.call else "",
     )
-    return story.part(f"Study: {', '.join(groups)}")
 
 
 _NOTE = (
     "Each lane is one method on one budget: the share of the middle’s parameters that is stored. Bars show one "
-    "standard error over seeds; of a single seed, its own over questions. The shaded band runs from zero-shot "
-    "to fine-tuned."
+    "standard error: over seeds with caps, over questions, of a single seed, without. The shaded band runs "
+    "from zero-shot to fine-tuned."
 )
 
 
 def _groups(found: Study, task: str) -> list[Group]:
-    """By budget, then by gain, the best first."""
+    """In the order of the runs, which is that of the table too."""
     apart: dict[tuple[str, float | None], list[Run]] = {}
     for run in found.runs:
         if run.task == task and run.method and (run.keep, run.stored) != (None, None):
             apart.setdefault((run.method, run.keep), []).append(run)
-    groups = [
+    return [
         Group(method, keep, tuple(runs), _gain(found, task, runs)) for (method, keep), runs in apart.items()
     ]
-    return sorted(groups, key=lambda g: (-g.budget, -(g.gain.value if g.gain else -math.inf), g.method))
 
 
-def _gain(found: Study, task: str, runs: Sequence[Run]) -> Estimate | None:
-    """None where a seed's is not known, or its fine-tuning does not clearly gain: no mean of a few seeds."""
-    gains = []
-    for run in runs:
-        zero, tuned = (_end(found, task, row.key, run.seed) for row in _ENDS)
-        plugged = run.plugged_in and NLL.of(run.plugged_in)
-        reached = share(zero, tuned, plugged) if zero and tuned and plugged else None
-        if reached is None:
-            return None
-        gains.append(reached)
-    return over_seeds([gain.value for gain in gains], gains[0].stderr)
+def _gain(found: Study, task: str, runs: Sequence[Run]) -> SeedMean | None:
+    return gain_over_seeds(
+        [
+            *(_end(found, task, row.key, run.seed) for row in _ENDS),
+            NLL.of(run.plugged_in) if run.plugged_in else None,
+        ]
+        for run in runs
+    )
 
 
 def _end(found: Study, task: str, row: str, seed: int) -> Estimate | None:
     """The nll of the model's own row with that seed."""
     runs = [run for run in found.runs if (run.task, run.seed) == (task, seed)]
-    return next((NLL.of(cell) for run in runs if (cell := getattr(run, row))), None)
+    return next((NLL.of(score) for run in runs if (score := getattr(run, row))), None)
 
 
-def _mean(runs: Sequence[Run], row: str, measure: Measure) -> Estimate | None:
-    found = [value for run in runs if (cell := getattr(run, row)) and (value := measure.of(cell))]
-    return over_seeds([value.value for value in found], found[0].stderr if found else None)
+def _mean(runs: Sequence[Run], row: str, measure: Measure) -> SeedMean | None:
+    return over_seeds([value for run in runs if (score := getattr(run, row)) and (value := measure.of(score))])
 
 
 def _headline(task: str, groups: Sequence[Group]) -> str:
@@ -198,10 +193,10 @@ def _chapter(found: Study, task: str, groups: Sequence[Group]) -> Chapter:
 
 
 _AFTER = (
-    "In a cell stands what the figures show, above and below. ± is one standard error over seeds; of a single "
-    "seed, or where all are alike, its own over questions. Gain is the share of fine-tuning’s "
-    "fall of the nll that plugged in reaches. The further emulator tuned lies from plugged in, "
-    "the less the emulator is worth stealing."
+    "Each cell holds what the figures show, in their order. ± is one standard error over seeds; †: over "
+    "questions, for there is one seed, or all give the same. Gain is the share of fine-tuning’s fall of the "
+    "nll that plugged in reaches; a dash stands where fine-tuning lowers the nll by less than its error, or a "
+    "run failed. The further emulator tuned lies behind plugged in, the less use a stolen emulator is."
 )
 
 
@@ -281,14 +276,14 @@ def _seeds(group: Group) -> str:
     return f"{group.seeds} seed{'s' if group.seeds > 1 else ''}"
 
 
-def _table(groups: Sequence[Group], ends: Sequence[Run], shown: Sequence[Measure]) -> Table:
+def _table(groups: Sequence[Group], ends: Sequence[Run], shown: Sequence[Measure]) -> PageTable:
     """A line for each group under those of the model itself; in a cell a line for each measure."""
     head = ["Method", "Keep", "Seeds", *(row.name for row in _OWN), "Gain, %"]
     own = [_of_model(row.name, row.key, ends, shown) for row in _ENDS]
     gains = [group.gain.value if group.gain else -math.inf for group in groups]
     best = gains.index(max(gains))
     bold = frozenset([len(own) + best]) if math.isfinite(gains[best]) else frozenset()
-    return Table(head, [*own, *(_cells(group, shown) for group in groups)], bold)
+    return PageTable(head, [*own, *(_cells(group, shown) for group in groups)], bold)
 
 
 def _cells(group: Group, shown: Sequence[Measure]) -> list[str]:

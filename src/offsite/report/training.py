@@ -11,14 +11,15 @@ from statistics import median
 from offsite.files.atomic import write_text
 from offsite.report.figures import Figure, drawn, layout_of, over_steps, shades
 from offsite.report.page import render
-from offsite.report.part import Part
+from offsite.report.part import Chapter, Part, Shown
 
 _TRAINED, _JUDGED, _ZERO = "#3f7fc8", "#1d9475", "#808691"
 _BAR = 20  # pixels: a bar with its number beside
 
 
 PRIVATE = (
-    "It names layers of the model by their importance: with it, a data owner could tell what an emulator lacks."
+    "It names layers of the model by their importance, and a data owner could tell from it what an emulator "
+    "lacks: it is not to be sent."
 )
 
 
@@ -61,16 +62,46 @@ def training(
     assert len(loss) == len(judged) == len(scores) > 0, "one of each for each step"
     assert all(len(step) == len(layers) > 0 for step in scores), "one score for each layer"
     told = _Told(layers, loss, judged, scores)
-    values = {
-        "title": title,
-        "facts": facts,
-        "told": told,
-        "judged": _judged(told),
-        "trained": _trained(told),
-        "moving": _moving(told),
-        "importance": _importance(told),
-    }
-    return Part(f"Harmonizers: {title}", "training.html.jinja", values, PRIVATE)
+    return Part(
+        title=f"Harmonizers: {title}",
+        overline=f"Offsite tuning, training harmonizers · {title}",
+        headline=told.headline,
+        lead=told.fall,
+        facts=facts,
+        chapters=_chapters(told),
+        private=PRIVATE,
+    )
+
+
+def _chapters(told: _Told) -> list[Chapter]:
+    stacks = "Loss of mixed stacks on held-out text against steps"
+    states = Shown("Loss on held-out text, nats per token", _judged(told), stacks, "lower is better")
+    trained = Shown("Training loss", _trained(told), "Training loss against steps", "lower is better")
+    moving = Shown("Score", _moving(told), "Score of each layer against steps", depths=True)
+    order = "Importance of each layer, in the order of the stack; the text below holds the order"
+    importance = Shown("Score after the last step", _importance(told), order, "higher stays longer")
+    return [
+        Chapter("Loss of the mixed stacks", notes=[_MIXED], figures=[states]),
+        Chapter("What harmonizers are trained on", text=[told.end], notes=[_STATES], figures=[trained]),
+        Chapter("The scores moving", text=[told.settled], notes=[_LINES], figures=[moving]),
+        Chapter("Importance by layer", text=[told.reading], notes=[_ORDER], figures=[importance]),
+        Chapter("The order in which they give way", text=[" · ".join(map(str, told.order))]),
+    ]
+
+
+_MIXED = (
+    "In a mixed stack harmonizers replace about half of the layers, drawn anew each time. The loss of several "
+    "stacks on the same held-out text sets the scores: the lower, the more for the layers that stayed."
+)
+_STATES = (
+    "Distance of the mixed stacks’ hidden states from the full model’s (relative squares), or their loss, "
+    "weighted by the options lm and align; batches differ, so the dots scatter."
+)
+_LINES = "Each line is a layer; point at one to see its number."
+_ORDER = (
+    "The higher a layer’s score, the more a mixed stack loses where a harmonizer replaces it. Layers are "
+    "replaced from the lowest score up, as many as the budget asks for."
+)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import Field
 
 from offsite.report.figures import curve
-from offsite.report.part import Chapter, Loose, Part, Shown, Story, read, record_block
-from offsite.results.schema import ROWS, Point
+from offsite.report.part import Chapter, Loose, Part, Shown, read, record_block
+from offsite.results.schema import ROWS, LossPoint
 
 _PRIVATE = "It names the data that was tuned on and how well it was learnt, which is the data owner’s to know."
 
@@ -18,7 +18,7 @@ class Tuned(Loose):
     """What a data owner's receipt says, so far as it is drawn."""
 
     adapter: str
-    curve: list[Point]
+    curve: list[LossPoint]
     data: str | None = None
     config: dict[str, Any] = Field(default_factory=dict)
     record: dict[str, Any] = Field(default_factory=dict)
@@ -32,7 +32,8 @@ def tuning(name: str, receipt: Mapping[str, Any]) -> Part:
     shown = [Shown("Nats per answer token", figure, label, "lower is better")] if figure else []
     known = ("steps", "batch_size", "lr", "lora_rank")
     knobs = {name.replace("_", " ").capitalize(): value for name in known if (value := found.config.get(name))}
-    story = Story(
+    return Part(
+        title=f"Adapter: {name}",
         overline=f"Offsite tuning, an adapter · {name}",
         headline=_headline(found),
         facts={"Data": found.data or "–"} | {name: str(value) for name, value in knobs.items()},
@@ -40,7 +41,6 @@ def tuning(name: str, receipt: Mapping[str, Any]) -> Part:
         block=record_block(found.record),
         private=_PRIVATE,
     )
-    return story.part(f"Adapter: {name}")
 
 
 def _headline(found: Tuned) -> str:

@@ -14,12 +14,10 @@ from offsite.errors import UserError
 
 RowKey = Literal["zero_shot", "fine_tuned", "emulator_zero_shot", "emulator_tuned", "plugged_in"]
 
-SCORES = ("acc", "acc_norm", "nll")
-
 
 @dataclass(frozen=True)
-class Row:
-    """One of the five rows: how it is called, drawn and explained wherever it appears on the page."""
+class RowLabel:
+    """One of the five rows: its name, colour and meaning, wherever it appears."""
 
     key: RowKey
     name: str
@@ -29,16 +27,22 @@ class Row:
 
 # Each colour keeps 3:1 contrast on the light and on the dark ground alike, so a figure needs one set only.
 ROWS = (
-    Row("zero_shot", "Zero-shot", "#858b94", "The model as it is, before any tuning."),
-    Row("fine_tuned", "Fine-tuned", "#3f7fc8", "The adapter tuned inside the full model: the upper bound."),
-    Row("emulator_zero_shot", "Emulator zero-shot", "#b08449", "The emulator as the data owner receives it."),
-    Row(
+    RowLabel("zero_shot", "Zero-shot", "#858b94", "The model as it is, before any tuning."),
+    RowLabel(
+        "fine_tuned", "Fine-tuned", "#3f7fc8", "The adapter tuned inside the full model: the upper bound."
+    ),
+    RowLabel(
+        "emulator_zero_shot", "Emulator zero-shot", "#b08449", "The emulator as the data owner receives it."
+    ),
+    RowLabel(
         "emulator_tuned",
         "Emulator tuned",
         "#d0672b",
         "The emulator with its adapter tuned on private data.",
     ),
-    Row("plugged_in", "Plugged in", "#1d9475", "That adapter in the full model: what the model owner gains."),
+    RowLabel(
+        "plugged_in", "Plugged in", "#1d9475", "That adapter in the full model: what the model owner gains."
+    ),
 )
 
 
@@ -76,7 +80,7 @@ class Score:
     """Questions answered, or texts predicted."""
 
 
-class Point(BaseModel):
+class LossPoint(BaseModel):
     """The losses (nats per answer token) after so many steps; None where not taken, NaN where it diverged."""
 
     step: int
@@ -91,7 +95,7 @@ class Results(BaseModel):
     keep: Annotated[float, Field(ge=0, le=1)]
     method: str
     split: dict[str, int] | None = None
-    curves: dict[RowKey, list[Point]] | None = None
+    curves: dict[RowKey, list[LossPoint]] | None = None
     model: str | None = None
     train: str | None = None
     sources: dict[str, str] | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from offsite.experiments.frontier import Wish
-from offsite.experiments.frontier.choose import Point
+from offsite.experiments.frontier.choose import FrontierPoint
 
 ALL = Wish()
 
@@ -18,7 +18,7 @@ ENDS = {"zero_shot": {"t": cell(4.0, 0.5)}, "fine_tuned": {"t": cell(2.0, 0.6)}}
 
 def bare(cosine, **settings):
     estimate = {"cosine": cosine, "relative_error": 1 - cosine, "loss_gap": 1 - cosine}
-    return Point(settings or {"keep": cosine}, cosine, estimate)
+    return FrontierPoint(settings or {"keep": cosine}, cosine, estimate)
 
 
 def point(cosine, nll, gap, **settings):

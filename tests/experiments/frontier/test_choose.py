@@ -1,8 +1,7 @@
-"""Which estimate a frontier trusts, what it scores next, and what it chooses."""
+"""Which emulators a frontier scores next, and what it chooses."""
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 
 import pytest
@@ -11,14 +10,9 @@ from offsite.errors import UserError
 from offsite.experiments.frontier import Frontier, Wish
 from offsite.experiments.frontier.answer import verdict
 from offsite.experiments.frontier.choose import (
-    NEEDED,
     choose,
-    correlations,
-    most_promising,
-    predicts,
-    rank_correlation,
+    next_to_score,
     share,
-    spread,
     undominated,
 )
 from tests.experiments.frontier.points import ALL, ENDS, bare, cell, point
@@ -29,7 +23,7 @@ class TestMeasures:
         found = point(0.9, 2.5, 4)
         assert found.gain == pytest.approx(0.75)
         assert found.gap == pytest.approx(4)
-        assert found.gap_nll == pytest.approx(-0.5)
+        assert found.gap_nll == pytest.approx(0.5)
         assert found.fall == pytest.approx(1.5)
 
     def test_where_fine_tuning_gains_nothing_there_is_no_gain_but_a_fall(self):
@@ -50,67 +44,51 @@ class TestMeasures:
         assert alone.cost == pytest.approx(0.5)
 
 
-class TestEstimates:
-    def test_rank_correlation(self):
-        assert rank_correlation([1, 2, 3], [10, 20, 90]) == pytest.approx(1)
-        assert rank_correlation([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)
-        assert rank_correlation([1, 2, 3, 4, 5], [2, 1, 4, 3, 5]) == pytest.approx(0.8)
-        assert rank_correlation([1, 1, 2], [1, 1, 2]) == pytest.approx(1)
-        assert rank_correlation([1, 1, 1], [1, 2, 3]) is None
-        assert rank_correlation([1, 2], [1, 2]) is None
+class TestWhatIsScored:
+    KEEPS = tuple(place / 20 for place in range(21))
 
-    def test_no_rank_correlation_that_is_needed_comes_by_chance_more_than_once_in_twenty(self):
-        for count in range(4, 8):
-            row = range(count)
-            found = [rank_correlation(row, order) for order in itertools.permutations(row)]
-            needed = NEEDED.get(count, 0.8) - 1e-9
-            assert sum(rho >= needed for rho in found) / len(found) <= 0.05
+    def scored(self, wish, most, nll=lambda keep: 4 - 2 * keep, gap=lambda keep: 10 - 10 * keep, failed=()):
+        """What each keep stores, in the order in which they are scored."""
+        points = [bare(keep) for keep in reversed(self.KEEPS)]
+        order = []
+        for _ in range(most):
+            place = next_to_score(points, wish)
+            keep = points[place].stored
+            order.append(keep)
+            made = replace(points[place], failed=True) if keep in failed else point(keep, nll(keep), gap(keep))
+            points[place] = made
+        return order
 
-    def test_an_estimate_is_trusted_only_where_it_ranks_the_right_way_over_enough_points(self):
-        good = [point(c, 4 - c, 5 - c) for c in (0.2, 0.4, 0.6, 0.8)]
-        assert correlations(good)["cosine"] == pytest.approx(1)
-        assert correlations(good)["loss_gap"] == pytest.approx(-1)
-        assert predicts(good, ALL)
-        assert not predicts(good[:3], ALL)
-        assert not predicts([*good[:3], bare(0.8)], ALL)
-        assert not predicts([point(c, 3 + c, 1) for c in (0.2, 0.4, 0.6, 0.8)], ALL)
-        mixed = [point(c, nll, 1) for c, nll in ((0.2, 3.7), (0.4, 3.8), (0.6, 3.2), (0.8, 3.0))]
-        assert correlations(mixed)["cosine"] == pytest.approx(0.8)
-        assert not predicts(mixed, ALL)
-        sevens = [point(c / 10, nll, 1) for c, nll in enumerate((3.8, 3.7, 3.9, 3.6, 3.5, 3.3, 3.4))]
-        assert predicts(sevens, ALL)
+    def test_the_ends_come_first_and_then_the_widest_interval(self):
+        assert self.scored(ALL, 5) == [0.0, 1.0, 0.5, 0.25, 0.75]
 
-    def test_where_a_gap_is_wished_it_must_rank_the_gaps_too(self):
-        rising = [point(c, 4 - c, 5 + c) for c in (0.2, 0.4, 0.6, 0.8)]
-        assert predicts(rising, Wish(max_loss=0.1))
-        assert not predicts(rising, Wish(min_gap=4))
-        assert predicts([point(c, 4 - c, 5 - c) for c in (0.2, 0.4, 0.6, 0.8)], Wish(min_gap=4))
+    def test_it_bisects_to_where_the_gap_turns(self):
+        order = self.scored(Wish(min_gap=3.2), 7)
+        assert order[2:6] == [0.5, 0.75, 0.6, 0.65]
+        assert max(keep for keep in order if 10 - 10 * keep >= 3.2) == 0.65
 
-    def test_another_estimate_that_ranks_them_rightly_by_luck_does_not_choose(self):
-        points = [
-            replace(each, estimate=each.estimate | {"cosine": cosine})
-            for each, cosine in zip(
-                [point(c, 4 - c, 1) for c in (0.2, 0.4, 0.6, 0.8)], (0.5, 0.2, 0.9, 0.4), strict=True
-            )
-        ]
-        assert correlations(points)["loss_gap"] == pytest.approx(-1)
-        assert not predicts(points, ALL)
+    def test_it_bisects_to_where_the_gain_turns(self):
+        order = self.scored(Wish(max_loss=0.3), 7)
+        assert {0.7} <= set(order), "4 - 2 * 0.7 is a gain of 70%"
 
-    @pytest.mark.parametrize("count", [1, 2, 3, 7, 12])
-    def test_a_spread_names_each_place_once_the_ends_first(self, count):
-        order = spread(count)
-        assert sorted(order) == list(range(count))
-        assert set(order[:2]) == {0, count - 1}
-        if count >= 7:
-            assert min(abs(order[2] - (count - 1) / 2), 1) < 1
+    def test_both_wishes_turn_the_gap_first(self):
+        order = self.scored(Wish(min_gap=3.2, max_loss=0.3), 8)
+        assert {0.65, 0.7} <= set(order)
 
-    def test_the_most_promising_is_next_to_where_the_wish_is_met(self):
-        scored = [point(c, 4 - 2 * c, 10 - 10 * c) for c in (0.1, 0.5, 0.9)]
-        rest = [bare(c) for c in (0.2, 0.4, 0.6, 0.8)]
-        points = [*scored, *rest]
-        assert points[most_promising(points, ALL)].stored == 0.8
-        assert points[most_promising(points, Wish(min_gap=5.5))].stored == 0.4
-        assert points[most_promising(points, Wish(min_gap=3.5, max_loss=0.45))].stored == 0.6
+    def test_without_a_turn_and_after_a_failure_it_goes_on(self):
+        order = self.scored(Wish(min_gap=90), 5, failed=(1.0, 0.5))
+        assert order[:2] == [0.0, 1.0]
+        assert order[2] == 0.95, "the end that is left"
+        assert len(set(order)) == 5
+
+    def test_every_emulator_is_scored_once(self):
+        assert sorted(self.scored(Wish(min_gap=5), len(self.KEEPS))) == list(self.KEEPS)
+
+    def test_what_stores_alike_is_ordered_by_its_cosine(self):
+        points = [bare(cosine, lam=cosine) for cosine in (0.3, 0.9, 0.6)]
+        points = [replace(each, stored=0.5) for each in points]
+        assert next_to_score(points, ALL) == 0
+        assert next_to_score([replace(points[0], failed=True), *points[1:]], ALL) == 2
 
 
 class TestWish:
@@ -197,10 +175,8 @@ class TestAnswer:
         ("found", "said"),
         [
             (Frontier(POINTS[:4], ENDS, ALL), "; 4 of 4 were scored."),
-            (Frontier(POINTS, ENDS, ALL, 1), "; 4 of 5 were scored, 1 chosen by their cosine, which ranked "
-             "the 3 others rightly by then."),
-            (Frontier(POINTS, ENDS, ALL), "; 4 of 5 were scored, spread over the range, for their cosine has "
-             "not shown that it ranks them rightly."),
+            (Frontier(POINTS, ENDS, ALL), "; 4 of 5 were scored, the ends of what they store first, then by "
+             "halving."),
         ],
     )  # fmt: skip
     def test_it_is_one_sentence_that_says_how_it_was_found(self, found, said):

@@ -127,16 +127,18 @@ def test_what_is_done_is_not_done_again_and_serves_another_wish(exploring, work,
     assert exploring(work, wish=Wish(min_gap=-100)).chosen is not None
 
 
-def test_an_estimate_that_predicts_chooses_the_rest(exploring, work, monkeypatch):
-    """On true scores; whether it is trusted is set by hand, for what tiny models score is noise."""
-    monkeypatch.setattr("offsite.experiments.frontier.choose.predicts", lambda points, wish: True)
-    monkeypatch.setattr("offsite.experiments.frontier.FEWEST", 2)
-    found = exploring(work, (0.5, 0.6, 0.7, 1.0), most=3)
-    low, *_, high = by_cosine = sorted(found.points, key=lambda each: each.estimate["cosine"])
-    assert found.foretold == 1
-    assert by_cosine[-2 if high.fall > low.fall else 1].rows is not None
-    assert len(scored(found)) == 3
-    assert "1 chosen by their cosine" in found.answer
+def test_it_bisects_on_what_is_stored(exploring, work):
+    found = exploring(work, (0.5, 0.6, 0.7, 0.8, 1.0), most=3)
+    by_size = sorted(found.points, key=lambda each: each.stored)
+    assert [each.rows is not None for each in by_size] == [True, False, True, False, True]
+    assert found.answer.endswith("3 of 5 were scored, the ends of what they store first, then by halving.")
+
+
+def test_another_code_of_the_method_makes_the_estimate_anew(exploring, work, monkeypatch):
+    monkeypatch.setattr("offsite.experiments.frontier.identity", lambda kind: "other code")
+    monkeypatch.setattr("offsite.experiments.frontier.fidelity", None)
+    with pytest.raises(TypeError):
+        exploring(work)
 
 
 @pytest.fixture

@@ -111,8 +111,8 @@ def test_a_distilled_emulator_is_known_again(recipe, tokenizer, tmp_path):
     asked = recipe(methods=["uniform~2"])
     digests = set()
     for _ in range(2):
-        workshop = Study(asked, tiny_model("llama"), tokenizer, tmp_path / "work").workshop
-        digests.add(workshop.emulator(asked.chains[0], 0.5, 0).digest)
+        emulators = Study(asked, tiny_model("llama"), tokenizer, tmp_path / "work").emulators
+        digests.add(emulators.emulator(asked.chains[0], 0.5, 0).digest)
     assert len(digests) == 1
     assert "" not in digests
 
@@ -123,6 +123,30 @@ def test_a_profile_serves_every_knob_that_is_free(recipe, play, tmp_path):
     )
     play(asked, tmp_path / "work")
     assert len(list((tmp_path / "work" / "profiles").glob("*/*"))) == 2
+
+
+def test_a_method_whose_code_changed_is_computed_anew(recipe, play, tmp_path, monkeypatch):
+    """Same name, knobs and versions: the old rows would be silently wrong."""
+    from offsite.owner.methods import METHODS
+    from offsite.owner.methods.src import SRC
+
+    class Inverted(SRC):
+        """Cuts to another rank than it is asked for."""
+
+        def plan(self, profile, keep):
+            return SRC(beta=1.0 - self.beta / 2, norm=self.norm).plan(profile, keep)
+
+    asked = recipe(methods=["src:beta=0.5"], seeds=[0], tasks=recipe().tasks[:1])
+    before, _ = play(asked, tmp_path / "work")
+    monkeypatch.setitem(METHODS, "src", Inverted)
+    after, said = play(asked, tmp_path / "work")
+    assert len(said) == 1, "the model's own rows stay"
+    assert after[0] == before[0]
+    assert after[1]["stored"] != before[1]["stored"]
+    assert len(list((tmp_path / "work" / "profiles").glob("*/*"))) == 2, (
+        "the old profile serves the old code only"
+    )
+    assert after == play(asked, tmp_path / "fresh")[0]
 
 
 def test_a_stack_without_a_middle_is_refused_before_any_work(recipe, play, tmp_path):
@@ -199,16 +223,16 @@ def test_what_is_tuned_on_the_same_data_is_tuned_once_for_all_tasks(recipe, play
 
 def test_a_cell_that_fails_costs_itself_only_and_is_told(recipe, tokenizer, tmp_path, monkeypatch):
     from offsite.experiments.study import run, tabulate
-    from offsite.experiments.study.emulators import Workshop
+    from offsite.experiments.study.emulators import EmulatorMaker
 
-    real = Workshop.emulator
+    real = EmulatorMaker.emulator
 
     def made(self, chain, keep, seed):
         if (chain.name, seed) == ("uniform", 0):
             raise UserError("The tuning ran away.")
         return real(self, chain, keep, seed)
 
-    monkeypatch.setattr(Workshop, "emulator", made)
+    monkeypatch.setattr(EmulatorMaker, "emulator", made)
     asked = recipe(tasks=recipe().tasks[:1])
     results = run(asked, tiny_model("llama"), tokenizer, tmp_path / "work")
     assert [(one["method"], one["seed"]) for one in results["runs"]] == [

@@ -35,7 +35,7 @@ def results(seeds=(0, 1, 2), method="gradot", tasks=("a_1", "b&b"), texts=()):
 
 def test_means_errors_average_and_gap():
     table = tabulate(results())
-    assert table.head == ("method", "row", "a_1", "b&b", "average", "Δ", "nll", "gain")
+    assert table.head == ("method", "row", "a_1", "b&b", "average", "gap", "nll", "gain")
     name = "gradot, keep 0.7 (71.0 %)"
     assert [line[0] for line in table.lines] == ["full model", "", name, "", ""]
     assert [line[1] for line in table.lines][:3] == ["Zero-shot", "Fine-tuned", "Emulator zero-shot"]
@@ -46,7 +46,7 @@ def test_means_errors_average_and_gap():
     assert second.value == pytest.approx(fmean(of) + 10)
     assert average.value == pytest.approx(fmean(of) + 5)
     assert gap.value == pytest.approx(5)
-    assert gap.lone, "the same with every seed"
+    assert gap.over_questions, "the same with every seed"
     assert gap.stderr == pytest.approx(1.0)
     assert [line[5] for line in table.lines[:-1]] == [None] * 4
     assert "±" in table.markdown()
@@ -64,7 +64,7 @@ def test_the_nll_and_how_much_of_fine_tunings_fall_plugged_in_reaches():
     assert nll.value == pytest.approx(2.5 + 0.1 - 1)
     assert nll.stderr == pytest.approx(0.1 / math.sqrt(3))
     assert gain.value == pytest.approx(100 * (1.5 + 1) / (2 + 1))
-    assert gain.lone, "the same with every seed"
+    assert gain.over_questions, "the same with every seed"
     assert str(nll) == "1.60 ± 0.06"
     assert [line[-1] for line in table.lines[:-1]] == [None] * 4
 
@@ -113,7 +113,7 @@ def test_keeps_that_look_alike_stay_apart():
 
 
 def test_one_task_is_its_own_average():
-    assert tabulate(results(tasks=("a",))).head == ("method", "row", "a", "Δ", "nll", "gain")
+    assert tabulate(results(tasks=("a",))).head == ("method", "row", "a", "gap", "nll", "gain")
 
 
 def test_what_no_seed_moves_has_the_error_of_the_score_and_says_so():
@@ -123,9 +123,9 @@ def test_what_no_seed_moves_has_the_error_of_the_score_and_says_so():
     table = tabulate(alike)
     cells = {(line[0], line[1]): line[2] for line in table.lines}
     zero = cells["full model", "Zero-shot"]
-    assert (zero.value, zero.stderr, zero.lone) == (25.0, 1.0, True)
+    assert (zero.value, zero.stderr, zero.over_questions) == (25.0, 1.0, True)
     tuned = cells["", "Emulator tuned"]
-    assert not tuned.lone
+    assert not tuned.over_questions
     assert "the same score with every seed" in table.markdown()
     assert "± is the standard error over 3 seeds" in table.markdown()
 
@@ -133,7 +133,7 @@ def test_what_no_seed_moves_has_the_error_of_the_score_and_says_so():
 def test_one_seed_shows_the_scores_own_error_and_says_so():
     table = tabulate(results(seeds=(4,)))
     cell, _, average, gap, *_ = table.lines[-1][2:]
-    assert (cell.stderr, cell.lone) == (pytest.approx(1.0), True)
+    assert (cell.stderr, cell.over_questions) == (pytest.approx(1.0), True)
     assert average.stderr == pytest.approx(math.sqrt(2) / 2)
     assert gap.stderr == pytest.approx(1.0)
     assert "† one seed" in table.markdown()
@@ -142,7 +142,7 @@ def test_one_seed_shows_the_scores_own_error_and_says_so():
 
 def test_a_text_has_a_perplexity_and_no_part_in_the_average():
     table = tabulate(results(texts=("wiki",)))
-    assert table.head[-5:] == ("average", "Δ", "nll", "gain", "wiki ppl")
+    assert table.head[-5:] == ("average", "gap", "nll", "gain", "wiki ppl")
     assert table.lines[-1][-1].value == pytest.approx(math.exp(2.0))
     alone = tabulate(results(tasks=(), texts=("wiki",)))
     assert alone.head == ("method", "row", "wiki ppl")

@@ -17,7 +17,7 @@ from offsite.errors import UserError
 from offsite.experiments.compare import Bench, Cache, Experiment
 from offsite.experiments.frontier import choose
 from offsite.experiments.frontier.answer import verdict
-from offsite.experiments.frontier.choose import ESTIMATES, FEWEST, TRUSTED, Point, Wish
+from offsite.experiments.frontier.choose import ESTIMATES, FrontierPoint, Wish
 from offsite.experiments.frontier.grid import KEEP, Settings, in_words
 from offsite.model.split import Split
 from offsite.owner.build import keep_of
@@ -25,6 +25,7 @@ from offsite.owner.chain import Link
 from offsite.owner.compress import Compressed, assemble
 from offsite.owner.fidelity import Gradient, fidelity, gradient
 from offsite.owner.findings import MARK, Findings
+from offsite.owner.methods.identity import identity
 from offsite.owner.profile import CARD
 
 __all__ = ["Candidate", "Frontier", "Wish", "explore"]
@@ -57,10 +58,11 @@ class Candidate:
         return assemble(model, tokenizer, self.stages, self.keep, seed=seed)
 
     def key(self) -> dict[str, Any]:
-        """All that the emulator hangs on."""
+        """What decides the emulator, for the cache."""
         stages = [
             {
                 "method": method.name,
+                "code": identity(type(method)),
                 "knobs": dict(method.knobs),
                 "model": profile.parent,
                 "learnt": _learnt(profile.findings),
@@ -72,14 +74,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Frontier:
-    """The points in the order of the grid, what they say of the estimates, and the answer to a wish."""
+    """The points in the order of the grid, and the answer to a wish."""
 
-    points: Sequence[Point]
+    points: Sequence[FrontierPoint]
     ends: Mapping[str, Any]
     """The rows zero-shot and fine-tuned, of the first point's split."""
     wish: Wish
-    foretold: int = 0
-    """How many were scored because the cheap estimate, which had ranked those before rightly, chose them."""
     same: int = 0
     """How many settings made an emulator that others had made already, and are left out."""
     failed: Sequence[str] = ()
@@ -100,8 +100,6 @@ class Frontier:
         return {
             "points": [_told(point) for point in self.points],
             "frontier": choose.undominated(self.points),
-            "correlation": choose.correlations(self.points),
-            "foretold": self.foretold,
             "ends": self.ends,
             "wish": {"min_gap": self.wish.min_gap, "max_loss": self.wish.max_loss},
             "chosen": self.chosen,
@@ -111,13 +109,8 @@ class Frontier:
 
     def _how(self) -> str:
         count, done = len(self.points), sum(point.rows is not None for point in self.points)
-        if done == count:
-            return f"{count} of {count} were scored"
-        said = f"{done} of {count} were scored"
-        if self.foretold:
-            others = f"the {done - self.foretold} others"
-            return f"{said}, {self.foretold} chosen by their {TRUSTED}, which ranked {others} rightly by then"
-        return f"{said}, spread over the range, for their {TRUSTED} has not shown that it ranks them rightly"
+        how = "" if done == count else ", the ends of what they store first, then by halving"
+        return f"{done} of {count} were scored{how}"
 
 
 def explore(
@@ -134,12 +127,10 @@ def explore(
     """Estimate every candidate, score at most `most` of them in full, and answer the `wish`.
 
     Estimates are `owner.fidelity` on `tokens` (blocks, length), best of a text that no method was calibrated
-    on, and by the emulator's own zero-shot. First a spread of the points is scored, by the order of the cosine:
-    half of `most`, FEWEST at the least. While the cosine predicts those scored (see `choose`), it says which to
-    score next; while it does not, the spread goes on. Each is held against zero-shot and fine-tuned of its own
-    split. What fails, as a tuning that runs away, costs itself only; a UserError where nothing could be scored.
-    One emulator is in memory at a time; `model` comes back as it was. What is done is kept in `work`:
-    interrupted and called again with the same, it goes on from there.
+    on, and the emulator's own zero-shot nll. Which are scored: see `choose.next_to_score`. Each is measured
+    between zero-shot and fine-tuned of its own split. What fails, as a tuning that diverges, costs itself
+    only; a UserError where nothing could be scored. One emulator is in memory at a time; `model` comes back as
+    it was. What is done is kept in `work`: interrupted and called again with the same, it goes on from there.
     """
     wish = wish or Wish()
     benches = {each.split: Bench(model, tokenizer, each.split, Cache(work)) for each in candidates}
@@ -161,23 +152,11 @@ def explore(
         else:
             points[place] = point.scored(trial["rows"], around)
 
-    foretold = _scored(points, score, min(most, len(points)), wish)
+    for _ in range(min(most, len(points))):
+        score(choose.next_to_score(points, wish))
     if all(point.rows is None for point in points):
         raise UserError(failed[-1])
-    return Frontier(points, ends(known[0][0].split), wish, foretold, same, failed)
-
-
-def _scored(points: list[Point], score: Callable[[int], None], most: int, wish: Wish) -> int:
-    """Score `most` of the points; how many of them the estimate chose."""
-    ranked = sorted(range(len(points)), key=lambda place: points[place].estimate[choose.TRUSTED])
-    order = [ranked[place] for place in choose.spread(len(points))]
-    first, foretold = min(most, max(FEWEST, (most + 1) // 2)), 0
-    for turn in range(most):
-        trusted = turn >= first and choose.predicts(points, wish)
-        left = (place for place in order if points[place].open)
-        score(place := choose.most_promising(points, wish) if trusted else next(left))
-        foretold += trusted and not points[place].failed
-    return foretold
+    return Frontier(points, ends(known[0][0].split), wish, same, failed)
 
 
 def _estimated(
@@ -186,11 +165,11 @@ def _estimated(
     tokens: Tensor,
     experiment: Experiment,
     failed: list[str],
-) -> list[tuple[Candidate, Point]]:
+) -> list[tuple[Candidate, FrontierPoint]]:
     """Each different emulator with its estimates, by the first candidate that makes it."""
     text = digest({"tokens": tokens})
     full = functools.cache(lambda split: gradient(benches[split].model, split, tokens))
-    known: dict[tuple[str, Split], tuple[Candidate, Point]] = {}
+    known: dict[tuple[str, Split], tuple[Candidate, FrontierPoint]] = {}
     for candidate in candidates:
         bench = benches[candidate.split]
         try:
@@ -211,24 +190,24 @@ def _estimate(
     text: str,
     full: Callable[[Split], Gradient],
     experiment: Experiment,
-) -> Point:
+) -> FrontierPoint:
     """The emulator of one candidate, without its scores."""
     emulator = functools.cache(functools.partial(_made, candidate, bench))
 
     def weigh() -> dict[str, Any]:
-        found = fidelity(emulator(), bench.model, tokens, full(bench.split))
+        true = fidelity(emulator(), bench.model, tokens, full(bench.split))
         return {
             "digest": digest(emulator().model.state_dict()),
             "stored": keep_of(emulator(), bench.model),
-            "estimate": {name: getattr(found, name) for name in ESTIMATES},
+            "estimate": {name: getattr(true, name) for name in ESTIMATES},
         }
 
     key = {"stage": "estimate", "model": bench.digest, "text": text, **candidate.key()}
-    told = bench.cache.once(key, weigh)
-    row = bench.zero_shot({"tensors": told["digest"]}, emulator, experiment)
-    nll = choose.mean({"": row}, "", "nll")
-    estimate = told["estimate"] | ({} if nll is None else {choose.ZERO_SHOT: nll})
-    return Point(candidate.settings, told["stored"], estimate, told["digest"])
+    found = bench.cache.once(key, weigh)
+    row = bench.zero_shot({"tensors": found["digest"]}, emulator, experiment)
+    nll = choose.mean({"emulator_zero_shot": row}, "emulator_zero_shot", "nll")
+    estimate = found["estimate"] | ({} if nll is None else {choose.ZERO_SHOT: nll})
+    return FrontierPoint(candidate.settings, found["stored"], estimate, found["digest"])
 
 
 def _why(candidate: Candidate, error: UserError) -> str:
@@ -239,7 +218,7 @@ def _made(candidate: Candidate, bench: Bench) -> Emulator:
     return candidate.make(bench.model, bench.tokenizer).emulator
 
 
-def _told(point: Point) -> dict[str, Any]:
+def _told(point: FrontierPoint) -> dict[str, Any]:
     return {
         "settings": point.settings,
         "stored": point.stored,

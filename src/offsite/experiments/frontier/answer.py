@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from offsite.experiments.frontier.choose import Point, Wish, choose, undominated
+from offsite.experiments.frontier.choose import FrontierPoint, Wish, choose, undominated
 from offsite.experiments.frontier.grid import in_words
 
 
-def verdict(points: Sequence[Point], wish: Wish) -> str:
+def verdict(points: Sequence[FrontierPoint], wish: Wish) -> str:
     """What is to be said of the wish, without a full stop."""
     if not wish:
         best = len(undominated(points))
@@ -26,7 +26,7 @@ def verdict(points: Sequence[Point], wish: Wish) -> str:
     return f"{unmet}; the closest, of {in_words(point.settings)}, {_short(point, wish)}: {_did(point)}"
 
 
-def _unmet(points: Sequence[Point], wish: Wish) -> str:
+def _unmet(points: Sequence[FrontierPoint], wish: Wish) -> str:
     gap = f"a gap of {wish.min_gap or 0:g} points"
     loss = f"{100 * (wish.max_loss or 0):g}% of what fine-tuning gains"
     if all(wish.lacks_gap(point.gap) for point in points):
@@ -36,13 +36,13 @@ def _unmet(points: Sequence[Point], wish: Wish) -> str:
     return f"No emulator scored has both {gap} and a loss of at most {loss}, though some have either"
 
 
-def _short(point: Point, wish: Wish) -> str:
+def _short(point: FrontierPoint, wish: Wish) -> str:
     lacks = [(wish.lacks_gap(point.gap), "points of the gap"), (wish.lacks_gain(point.gain), "% of the gain")]
     said = [f"{lack:.1f}{'' if what[0] == '%' else ' '}{what}" for lack, what in lacks if lack]
     return f"lacks {' and '.join(said)}"
 
 
-def _did(point: Point) -> str:
+def _did(point: FrontierPoint) -> str:
     said = []
     if point.gap is not None:
         error = "" if point.gap_stderr is None else f" (standard error {point.gap_stderr:.1f})"
@@ -53,7 +53,7 @@ def _did(point: Point) -> str:
     return " and ".join(said)
 
 
-def _untold(points: Sequence[Point], wish: Wish) -> str:
+def _untold(points: Sequence[FrontierPoint], wish: Wish) -> str:
     if not points:
         return "no emulator was scored"
     if all(wish.lacks_gap(point.gap) == float("inf") for point in points):

@@ -1,43 +1,35 @@
-"""Which emulator a wish takes, and whether a cheap estimate may say which ones to score.
+"""Which emulators a frontier scores in full, and which one satisfies the owner's wish.
 
-TRUSTED is used only where it predicts: over four points or more, its rank correlation with how far plugged in
-lowers the answer nll (and with the gap, where one is wished) has the right sign and is NEEDED at the least.
-That is 0.8, and more over few points, so that it would come by chance in one of twenty times at the most
-(critical values of Spearman, one-sided). It is named beforehand: the best of several would get there by chance
-more often. How the other estimates do is shown, and no more.
+What plugged in gains rises with what an emulator stores, and its gap falls (docs/LOG.md): bisecting on what is
+stored finds where a wish turns from met to unmet.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import StatisticsError, correlation
+from itertools import pairwise
 from typing import Any
 
 from offsite.errors import UserError
 from offsite.experiments.frontier.grid import Settings
-from offsite.results.schema import Results
-from offsite.results.statistics import estimate, judge
+from offsite.results.measures import ACCURACY, GAIN_ROWS, NLL, gain_of, gap_of, over_tasks, rows_of
+from offsite.results.schema import RowKey
+from offsite.results.statistics import Estimate
 
 ESTIMATES = ("cosine", "relative_error", "loss_gap")
 """Of the gradients and the loss on public text (see `owner.fidelity`)."""
 ZERO_SHOT = "zero_shot_nll"
-"""The answer nll of the emulator as it is sent, on the mean of the tasks: an estimate too."""
-TRUSTED = "cosine"
-"""The estimate that may choose; more of it promises more plugged in."""
-FEWEST = 4
-"""Points without which nothing is said of an estimate."""
-NEEDED = {4: 1.0, 5: 0.9, 6: 0.829}
-"""The rank correlation that it must have to be used, by the number of points; else 0.8."""
+"""The answer nll of the emulator as it is sent, on the mean of the tasks."""
 
-Rows = Mapping[str, Any]
-"""Scores by row and task."""
+ScoresByRow = Mapping[RowKey, Mapping[str, Mapping[str, Any]]]
+"""Scores by row and task, as JSON has them."""
 _HAIR = 1e-9  # sums of shares are not exact
 
 
 @dataclass(frozen=True)
-class Point:
-    """One emulator: how it was made, what is cheap to know of it, and how it did if it was scored."""
+class FrontierPoint:
+    """One emulator: how it was made, its estimates, and its scores if it was scored."""
 
     settings: Settings
     stored: float
@@ -45,35 +37,36 @@ class Point:
     estimate: Mapping[str, float]
     digest: str = ""
     """Of all its tensors."""
-    rows: Rows | None = None
+    rows: ScoresByRow | None = None
     failed: bool = False
     """Whether it was tried and there are no rows of it."""
     gap: float | None = None
-    """Δ: plugged in minus emulator tuned, accuracy points, on the mean of the tasks that have an accuracy."""
+    """Accuracy points that emulator tuned lies below plugged in, on the mean of tasks that have an accuracy."""
     gap_stderr: float | None = None
     gap_nll: float | None = None
-    """The same in nats a token of the answer: below zero the full model is better."""
+    """How far its answer nll lies above that of plugged in, nats a token."""
     gain: float | None = None
     """The share of fine-tuning's fall of the answer nll that plugged in reaches; None where that is no fall."""
     gain_stderr: float | None = None
     fall: float | None = None
     """How far plugged in lowers the answer nll below zero-shot's, nats a token."""
 
-    def scored(self, rows: Rows, ends: Rows) -> Point:
+    def scored(self, rows: ScoresByRow, ends: ScoresByRow) -> FrontierPoint:
         """The point with its three `rows`, measured between the `ends` zero-shot and fine-tuned."""
-        results = Results.read({"rows": {**ends, **rows}, "keep": 1.0, "method": ""})
-        said = judge(results, results.tasks)
-        zero, plugged = (estimate(results, row, results.tasks, "nll") for row in ("zero_shot", "plugged_in"))
-        counted = [task for task in results.tasks if results.rows["plugged_in"][task].acc is not None]
-        gap = judge(results, counted).gap_acc if counted else None
+        five = rows_of({**ends, **rows})
+        tasks = list(five["zero_shot"])
+        answered = [task for task in tasks if five["plugged_in"][task].acc is not None]
+        gap, gap_nll = gap_of(five, answered, ACCURACY), gap_of(five, tasks, NLL)
+        gain = gain_of(five, tasks)
+        zero, _, plugged = (over_tasks(five, row, tasks, NLL) for row in GAIN_ROWS)
         return replace(
             self,
             rows=rows,
-            gap=None if gap is None else 100 * gap.value,
-            gap_stderr=None if gap is None or gap.stderr is None else 100 * gap.stderr,
-            gap_nll=None if said.gap_nll is None else said.gap_nll.value,
-            gain=None if said.share is None else said.share.value,
-            gain_stderr=None if said.share is None else said.share.stderr,
+            gap=_value(gap),
+            gap_stderr=gap.stderr if gap else None,
+            gap_nll=_value(gap_nll),
+            gain=_value(gain),
+            gain_stderr=gain.stderr if gain else None,
             fall=zero.value - plugged.value if zero and plugged else None,
         )
 
@@ -84,8 +77,12 @@ class Point:
 
     @property
     def cost(self) -> float | None:
-        """How far the emulator tuned is behind: accuracy points, or nats where there is no accuracy."""
-        return self.gap if self.gap is not None or self.gap_nll is None else -self.gap_nll
+        """The gap: accuracy points, or nats where there is no accuracy."""
+        return self.gap_nll if self.gap is None else self.gap
+
+
+def _value(estimate: Estimate | None) -> float | None:
+    return None if estimate is None else estimate.value
 
 
 @dataclass(frozen=True)
@@ -117,7 +114,7 @@ class Wish:
         """The percent of fine-tuning's fall lacking beyond those granted; infinite where it is none."""
         return _lacking(None if self.max_loss is None else 100 * (1 - self.max_loss), gain and 100 * gain)
 
-    def within_error(self, point: Point) -> bool:
+    def within_error(self, point: FrontierPoint) -> bool:
         """Whether the `point` meets the wish, but one of its figures by less than its standard error."""
         margins = []
         if self.min_gap is not None and point.gap is not None:
@@ -126,7 +123,7 @@ class Wish:
             margins.append((point.gain - 1 + self.max_loss, point.gain_stderr))
         return any(error is not None and margin < error for margin, error in margins)
 
-    def lacks(self, point: Point) -> float:
+    def lacks(self, point: FrontierPoint) -> float:
         """How far a `point` is from the wish: points of the gap plus percent of the fall; 0: it is met."""
         return self.lacks_gap(point.gap) + self.lacks_gain(point.gain)
 
@@ -145,75 +142,31 @@ def share(word: str) -> float:
     return value
 
 
-def spread(count: int) -> list[int]:
-    """The places of a row in an order that soon covers it: both ends, the middle, then the widest gaps."""
-    order = [0, count - 1][:count]
-    while len(order) < count:
-        order.append(max(range(count), key=lambda place: min(abs(place - taken) for taken in order)))
-    return order
+def next_to_score(points: Sequence[FrontierPoint], wish: Wish) -> int:
+    """The place of the emulator to score next, by what they store: the ends, then the middle of an interval.
 
-
-def correlations(points: Sequence[Point]) -> dict[str, float | None]:
-    """The rank correlation of each estimate with how far plugged in lowers the nll, over the scored points.
-
-    None over fewer than three, and where all are alike.
+    That is the interval in which the gap turns from enough to too small; else that in which the gain turns from
+    too small to enough; else, as without a wish, the widest.
     """
-    names = dict.fromkeys(name for point in points for name in point.estimate)
-    return {name: _correlation(points, name, "fall") for name in names}
+    places = [place for place, point in enumerate(points) if not point.failed]
+    order = sorted(places, key=lambda place: (points[place].stored, points[place].estimate.get("cosine", 0.0)))
+    known = [at for at, place in enumerate(order) if points[place].rows is not None]
+    for end in (0, len(order) - 1):
+        if end not in known:
+            return order[end]
+    spans = [(low, high) for low, high in pairwise(known) if high - low > 1]
+
+    def meets(at: int) -> tuple[bool, bool]:
+        point = points[order[at]]
+        return wish.lacks_gap(point.gap) == 0, wish.lacks_gain(point.gain) == 0
+
+    gap_turns = [(low, high) for low, high in spans if meets(low)[0] and not meets(high)[0]]
+    gain_turns = [(low, high) for low, high in spans if not meets(low)[1] and meets(high)[1]]
+    low, high = max(gap_turns or gain_turns or spans, key=lambda span: span[1] - span[0])
+    return order[(low + high) // 2]
 
 
-def _correlation(points: Sequence[Point], name: str, outcome: str) -> float | None:
-    pairs = [(point.estimate.get(name), getattr(point, outcome)) for point in points]
-    known = [(one, other) for one, other in pairs if one is not None and other is not None]
-    return rank_correlation([one for one, _ in known], [other for _, other in known])
-
-
-def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | None:
-    """Spearman's, what is alike taking the mean of its ranks."""
-    if len(one) < 3:
-        return None
-    try:
-        return correlation(_ranks(one), _ranks(other))
-    except StatisticsError:  # all alike
-        return None
-
-
-def predicts(points: Sequence[Point], wish: Wish) -> bool:
-    """Whether TRUSTED ranks the scored points as they did in all that the `wish` hangs on."""
-    count = sum(point.fall is not None for point in points)
-    signed = [_correlation(points, TRUSTED, "fall") or 0.0]
-    if wish.min_gap is not None:  # the truer an emulator, the less it lies behind
-        signed.append(-(_correlation(points, TRUSTED, "cost") or 0.0))
-    return count >= FEWEST and min(signed) >= NEEDED.get(count, 0.8) - _HAIR
-
-
-def most_promising(points: Sequence[Point], wish: Wish) -> int:
-    """The place of the point without a score that should come nearest to the wish, or do best without one.
-
-    What is to be expected of it lies on the line through the scored points that TRUSTED puts before and after
-    it.
-    """
-    import numpy as np
-
-    scored = sorted((p for p in points if p.rows is not None), key=lambda point: point.estimate[TRUSTED])
-    at = [point.estimate[TRUSTED] for point in scored]
-
-    def expected(point: Point, values: Sequence[float | None]) -> float | None:
-        known = [value for value in values if value is not None]
-        return float(np.interp(point.estimate[TRUSTED], at, known)) if len(known) == len(at) else None
-
-    def rank(place: int) -> tuple[float, float, float]:
-        point = points[place]
-        gap, gain, fall = (
-            expected(point, [getattr(each, what) for each in scored]) for what in ("gap", "gain", "fall")
-        )
-        beyond = -point.estimate[TRUSTED]  # decides where no scored point comes after it
-        return wish.lacks(replace(point, gap=gap, gain=gain)), -(fall or 0.0), beyond
-
-    return min((place for place, point in enumerate(points) if point.open), key=rank)
-
-
-def undominated(points: Sequence[Point]) -> list[int]:
+def undominated(points: Sequence[FrontierPoint]) -> list[int]:
     """The places of the scored points that no other equals in gain and gap and beats in one of them."""
     known = {place: (p.fall, p.cost or 0.0) for place, p in enumerate(points) if p.fall is not None}
     return [
@@ -223,7 +176,7 @@ def undominated(points: Sequence[Point]) -> list[int]:
     ]
 
 
-def choose(points: Sequence[Point], wish: Wish) -> tuple[int | None, int | None]:
+def choose(points: Sequence[FrontierPoint], wish: Wish) -> tuple[int | None, int | None]:
     """The place of the best plugged in that meets the wish, or else of the one that comes closest to it."""
     known = [place for place, point in enumerate(points) if point.fall is not None]
     if not wish or not known:
@@ -235,9 +188,10 @@ def choose(points: Sequence[Point], wish: Wish) -> tuple[int | None, int | None]
     return None, closest if lacks < float("inf") else None
 
 
-def mean(rows: Rows | None, row: str, score: str) -> float | None:
+def mean(rows: ScoresByRow | None, row: RowKey, score: str) -> float | None:
     """The mean of a score over the tasks of a row that have it."""
-    values = [cell[score] for cell in (rows or {}).get(row, {}).values() if cell[score] is not None]
+    scores = [cell[score] for cell in (rows or {}).get(row, {}).values()]
+    values = [value for value in scores if value is not None]
     return sum(values) / len(values) if values else None
 
 
@@ -246,11 +200,3 @@ def _lacking(wanted: float | None, had: float | None) -> float:
         return 0.0
     short = float("inf") if had is None else wanted - had
     return short if short > _HAIR else 0.0
-
-
-def _ranks(values: Sequence[float]) -> list[float]:
-    """From 1; values that are alike share the mean of theirs."""
-    return [
-        (sum(other < value for other in values) + sum(other <= value for other in values) + 1) / 2
-        for value in values
-    ]

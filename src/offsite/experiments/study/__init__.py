@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from offsite.experiments.study.recipe import Recipe, read
 from offsite.experiments.study.run import run
-from offsite.experiments.study.tables import Table, tabulate
+from offsite.experiments.study.tables import StudyTable, tabulate
 
-__all__ = ["Recipe", "Table", "read", "run", "tabulate"]
+__all__ = ["Recipe", "StudyTable", "read", "run", "tabulate"]

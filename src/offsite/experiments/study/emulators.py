@@ -1,4 +1,4 @@
-"""Where a study's emulators are made: what methods learnt, and what was distilled, is kept in one folder."""
+"""Make a study's emulators; profiles and what was distilled are kept in its cache."""
 
 from __future__ import annotations
 
@@ -16,21 +16,26 @@ from offsite.files.atomic import remove
 from offsite.owner.compress import assemble, profile_of, serving
 from offsite.owner.distill import align
 from offsite.owner.methods.base import Method
+from offsite.owner.methods.identity import identity
 from offsite.owner.profile import Profile
 
 
 @dataclass(frozen=True)
-class Workshop:
+class EmulatorMaker:
     """Makes the emulators of one model, from one public text."""
 
     bench: Bench
     text: str
-    """The word for the text."""
-    _profiles: list[Profile] = field(default_factory=list)
+    """As the recipe names it."""
+    _profiles: dict[Path, list[Profile]] = field(default_factory=dict)
+    """By the folder that they are in."""
 
     def name(self, chain: Chain, keep: float | None, seed: int) -> dict[str, Any]:
-        """All that an emulator hangs on besides the model."""
-        methods = [{"method": method.name, **method.knobs} for method in chain.seeded(seed)]
+        """What decides an emulator besides the model, for the cache: also the methods' own code."""
+        methods = [
+            {"method": method.name, "code": identity(type(method)), "read": method.calibration, **method.knobs}
+            for method in chain.seeded(seed)
+        ]
         text = self._digest if chain.reads else ""
         distilled = {"steps": chain.distill, "seed": seed} if chain.distill else None
         return {"methods": methods, "keep": keep, "distill": distilled, "text": text}
@@ -48,18 +53,19 @@ class Workshop:
         """A profile that this method can plan from: of this run, of an earlier one, or new."""
         if method.calibration is None:  # and needs no text
             return profile_of(self.bench.model, self.bench.tokenizer, method, self.bench.split)
-        if not self._profiles:
-            self._profiles.extend(map(Profile.load, sorted(self._home.glob("[!.]*"))))
-        found = serving(method, self.bench.split, self._profiles)
+        home = self._home(method)
+        if home not in self._profiles:
+            self._profiles[home] = list(map(Profile.load, sorted(home.glob("[!.]*"))))
+        found = serving(method, self.bench.split, self._profiles[home])
         if found is None:
-            found = self._profiled(method)
-            self._profiles.append(found)
+            found = self._profiled(method, home)
+            self._profiles[home].append(found)
         return found
 
-    def _profiled(self, method: Method) -> Profile:
+    def _profiled(self, method: Method, home: Path) -> Profile:
         number = hashlib.sha256(repr((method.name, sorted(method.knobs.items()))).encode()).hexdigest()[:16]
-        work = self.bench.cache.folder / "profiling" / f"{method.name}-{number}"
-        here, saved = self.bench, self._home / f"{method.name}-{number}"
+        work = self.bench.cache.folder / "profiling" / f"{home.name}-{method.name}-{number}"
+        here, saved = self.bench, home / f"{method.name}-{number}"
         profile = profile_of(here.model, here.tokenizer, method, here.split, text=self.text, work=work)
         profile.save(saved, text=self.text)
         remove(work)
@@ -78,11 +84,10 @@ class Workshop:
         emulator.model = kept.model.to(here.model.device)  # type: ignore[arg-type]
         emulator.digest = kept.digest  # by which an interrupted tuning knows it again
 
-    @property
-    def _home(self) -> Path:
-        """The profiles of this model and text."""
-        mark = hashlib.sha256(f"{self.bench.digest} {self._digest}".encode()).hexdigest()[:16]
-        return self.bench.cache.folder / "profiles" / mark
+    def _home(self, method: Method) -> Path:
+        """The profiles of this model and text by a method with this code."""
+        decides = f"{self.bench.digest} {self._digest} {identity(type(method))}"
+        return self.bench.cache.folder / "profiles" / hashlib.sha256(decides.encode()).hexdigest()[:16]
 
     @functools.cached_property
     def _texts(self) -> list[str]:

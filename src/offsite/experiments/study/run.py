@@ -13,7 +13,7 @@ from offsite.data import tasks
 from offsite.data.examples import Example
 from offsite.errors import UserError
 from offsite.experiments.compare import Bench, Cache, Experiment
-from offsite.experiments.study.emulators import Workshop
+from offsite.experiments.study.emulators import EmulatorMaker
 from offsite.experiments.study.recipe import Cell, Recipe
 
 Run = dict[str, Any]
@@ -29,7 +29,7 @@ class Study:
         recipe.split.middle(model.config.get_text_config().num_hidden_layers)
         self.recipe = recipe
         self.bench = Bench(model, tokenizer, recipe.split, Cache(work))
-        self.workshop = Workshop(self.bench, recipe.text)
+        self.emulators = EmulatorMaker(self.bench, recipe.text)
         self.task = functools.cache(lambda word: tasks.load(word, "test"))
         self.train = functools.cache(tasks.examples)
 
@@ -71,7 +71,7 @@ class Study:
         if cell.chain is None:
             found = self.bench.ends(experiment)
         else:
-            make = functools.partial(self.workshop.emulator, cell.chain, cell.keep, cell.seed)
+            make = functools.partial(self.emulators.emulator, cell.chain, cell.keep, cell.seed)
             found = self.bench.trial(self._name(cell) or {}, make, experiment)
             about |= {"keep": cell.keep, "stored": found["stored"]}
         seconds = round(sum(found["seconds"].values()))
@@ -87,7 +87,7 @@ class Study:
         ]
 
     def _name(self, cell: Cell) -> dict[str, Any] | None:
-        return self.workshop.name(cell.chain, cell.keep, cell.seed) if cell.chain else None
+        return self.emulators.name(cell.chain, cell.keep, cell.seed) if cell.chain else None
 
 
 def run(

@@ -2,50 +2,45 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from offsite.results.measures import ACCURACY, NLL, PERPLEXITY, Measure, alike, over_seeds
+from offsite.results.measures import ACCURACY, NLL, PERPLEXITY, Measure
 from offsite.results.schema import ROWS, Score
-from offsite.results.statistics import Estimate, share
+from offsite.results.statistics import Estimate, SeedMean, gain_over_seeds, mean, over_seeds
 
-_ENDS = ("zero_shot", "fine_tuned")
 _Run = Mapping[str, Any]
 _NAMES = {row.key: row.name for row in ROWS}
 _LONE = "† one seed, or the same score with every seed: the standard error is that over the questions."
 _SEEDS = "± is the standard error over {} seeds{}."
 _FEWER = ", or fewer where one failed"
 _WHAT = (
-    "Accuracy in %; Δ: plugged in above emulator tuned, in points; in brackets: the share of the middle's "
-    "parameters that is stored."
+    "Accuracy in %; gap: how many points plugged in is above emulator tuned; in brackets: the share of the "
+    "middle's parameters that is stored."
 )
 _GAIN = (
     "nll: of the answer, nats a token; gain: how much of fine-tuning's fall of it plugged in reaches, in %; "
-    "these and Δ are of the mean over tasks."
+    "these and the gap are of the mean over tasks, gap and gain in the row plugged in."
 )
+_NO_GAIN = "No gain stands where fine-tuning does not lower the nll by more than its error, or a run failed."
 _PPL = "ppl: perplexity of a token; it has no part in the average."
 
 
 @dataclass(frozen=True)
-class Mean:
-    """Over `seeds`, with its standard error where one is known; `lone`: that of one score, all alike."""
+class Mean(SeedMean):
+    """A mean over seeds as a cell shows it."""
 
-    value: float
-    stderr: float | None
-    seeds: int
-    lone: bool
     digits: int = 1
 
     def __str__(self) -> str:
         spread = "" if self.stderr is None else f" ± {self.stderr:.{self.digits}f}"
-        return f"{self.value:.{self.digits}f}{spread}{'†' if self.lone else ''}"
+        return f"{self.value:.{self.digits}f}{spread}{self.mark}"
 
 
 @dataclass(frozen=True)
-class Table:
+class StudyTable:
     """Methods and their rows down, tasks across, then averages; a cell of text or of an estimate, or None."""
 
     head: tuple[str, ...]
@@ -93,18 +88,21 @@ class Table:
         )
 
 
-def tabulate(results: Mapping[str, Any]) -> Table:
+def tabulate(results: Mapping[str, Any]) -> StudyTable:
     """The table of a study's results (`run`'s): means over the seeds, the lines in the order of its cells."""
     runs = results["runs"]
     of = list(dict.fromkeys(run["task"] for run in runs))
     scored = {run["task"]: next(run[row] for row in _NAMES if row in run)["acc"] is not None for run in runs}
     judged, texts = [task for task in of if scored[task]], [task for task in of if not scored[task]]
     table = _Runs([run for run in runs if not run["method"]], judged, texts)
-    average = [*(["average"] if len(judged) > 1 else []), "Δ", "nll", "gain"] if judged else []
+    average = [*(["average"] if len(judged) > 1 else []), "gap", "nll", "gain"] if judged else []
     head = ("method", "row", *judged, *average, *(f"{task} ppl" for task in texts))
     lines = [line for some in _methods(runs) for line in table.lines(some)]
     notes = [*([_WHAT, _GAIN] if judged else []), *([_PPL] if texts else []), *_errors(lines)]
-    return Table(head, tuple(lines), (*notes, *results.get("notes", ())))
+    plugged = [dict(zip(head, line, strict=True)) for line in lines if line[1] == _NAMES["plugged_in"]]
+    if judged and any(line["gain"] is None for line in plugged):
+        notes.append(_NO_GAIN)
+    return StudyTable(head, tuple(lines), (*notes, *results.get("notes", ())))
 
 
 def _errors(lines: Iterable[Sequence[str | Mean | None]]) -> Iterator[str]:
@@ -113,7 +111,7 @@ def _errors(lines: Iterable[Sequence[str | Mean | None]]) -> Iterator[str]:
     counts = {mean.seeds for mean in means}
     if max(counts, default=1) > 1:
         yield _SEEDS.format(max(counts), _FEWER if len(counts) > 1 else "")
-    if any(mean.lone for mean in means):
+    if any(mean.over_questions for mean in means):
         yield _LONE
 
 
@@ -130,66 +128,54 @@ class _Runs:
         """Those of one method, its name on the first."""
         name = _title(runs)
         for row in (row for row in _NAMES if row in runs[0]):
-            cells = [_mean(runs, [(row, 1)], [task], ACCURACY) for task in self.judged]
+            cells = [_over(runs, row, [task], ACCURACY) for task in self.judged]
             cells += self._averages(runs, row) if self.judged else []
-            cells += [_mean(runs, [(row, 1)], [task], PERPLEXITY) for task in self.texts]
+            cells += [_over(runs, row, [task], PERPLEXITY) for task in self.texts]
             yield name, _NAMES[row], *cells
             name = ""
 
     def _averages(self, runs: Sequence[_Run], row: str) -> Iterator[Mean | None]:
         """The average accuracy, where it is one, the gap, the nll and the gain."""
         if len(self.judged) > 1:
-            yield _mean(runs, [(row, 1)], self.judged, ACCURACY)
+            yield _over(runs, row, self.judged, ACCURACY)
         last = row == "plugged_in"
-        yield _mean(runs, [(row, 1), ("emulator_tuned", -1)], self.judged, ACCURACY) if last else None
-        yield _mean(runs, [(row, 1)], self.judged, NLL)
+        yield self._gap(runs) if last else None
+        yield _over(runs, row, self.judged, NLL)
         yield self._gain(runs) if last else None
 
+    def _gap(self, runs: Sequence[_Run]) -> Mean | None:
+        gaps = []
+        for some in _by_seed(runs).values():
+            tuned, plugged = (
+                _row(some, row, self.judged, ACCURACY) for row in ("emulator_tuned", "plugged_in")
+            )
+            gaps.append(plugged - tuned if plugged and tuned else None)
+        return _cell(over_seeds([gap for gap in gaps if gap]), ACCURACY.digits)
+
     def _gain(self, runs: Sequence[_Run]) -> Mean | None:
-        """None where fine-tuning gains nothing clear with some seed: there is no mean of the other ones."""
-        found = []
+        nlls = []
         for seed, some in _by_seed(runs).items():
             ends = [run for run in self.ends if run["seed"] == seed]
-            zero, tuned = (_of_seed(ends, [(row, 1)], self.judged, NLL) for row in _ENDS)
-            plugged = _of_seed(some, [("plugged_in", 1)], self.judged, NLL)
-            if zero and tuned and plugged:
-                found.append(share(zero, tuned, plugged))
-        known = [one.times(100) for one in found if one]
-        return _over(known, ACCURACY.digits) if known and len(known) == len(found) else None
+            rows = ((ends, "zero_shot"), (ends, "fine_tuned"), (some, "plugged_in"))
+            nlls.append([_row(of, row, self.judged, NLL) for of, row in rows])
+        found = gain_over_seeds(nlls)
+        return _cell(found and found.times(100), ACCURACY.digits)
 
 
-def _mean(
-    runs: Sequence[_Run], rows: Sequence[tuple[str, int]], tasks: Sequence[str], measure: Measure
-) -> Mean | None:
-    """Over the seeds that have it, of the mean over tasks of the signed sum of rows."""
-    found = [_of_seed(some, rows, tasks, measure) for some in _by_seed(runs).values()]
-    known = [one for one in found if one]
-    return _over(known, measure.digits) if known else None
+def _over(runs: Sequence[_Run], row: str, tasks: Sequence[str], measure: Measure) -> Mean | None:
+    """The mean over the seeds that have it, of the mean of a row over tasks."""
+    found = [_row(some, row, tasks, measure) for some in _by_seed(runs).values()]
+    return _cell(over_seeds([one for one in found if one]), measure.digits)
 
 
-def _of_seed(
-    runs: Sequence[_Run], rows: Sequence[tuple[str, int]], tasks: Sequence[str], measure: Measure
-) -> Estimate | None:
-    """With one seed; None if a task lacks. The errors are added as of independent samples."""
-    found = {run["task"]: run for run in runs}
-    terms: list[Estimate] = []
-    for task in tasks:
-        for row, sign in rows:
-            score = found.get(task, {}).get(row)
-            term = measure.of(Score(**score)) if score else None
-            if term is None:
-                return None
-            terms.append(term.times(sign))
-    errors = [term.stderr for term in terms if term.stderr is not None]
-    stderr = math.hypot(*errors) / len(tasks) if len(errors) == len(terms) else None
-    return Estimate(sum(term.value for term in terms) / len(tasks), stderr)
+def _cell(found: SeedMean | None, digits: int) -> Mean | None:
+    return None if found is None else Mean(found.value, found.stderr, found.seeds, found.over_questions, digits)
 
 
-def _over(found: Sequence[Estimate], digits: int) -> Mean:
-    values = [one.value for one in found]
-    mean = over_seeds(values, found[0].stderr)
-    assert mean is not None
-    return Mean(mean.value, mean.stderr, len(values), alike(values), digits)
+def _row(runs: Sequence[_Run], row: str, tasks: Sequence[str], measure: Measure) -> Estimate | None:
+    """The mean of a row over tasks, with one seed; None where a task lacks it."""
+    scores = {run["task"]: Score(**run[row]) for run in runs if run.get(row)}
+    return mean([measure.of(scores[task]) if task in scores else None for task in tasks])
 
 
 def _by_seed(runs: Sequence[_Run]) -> dict[int, list[_Run]]:
@@ -222,14 +208,14 @@ def _plain(cell: str | Mean | None) -> str:
 
 _ESCAPED = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#",
-    "$": r"\$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "Δ": r"$\Delta$", "<": r"\textless{}",
+    "$": r"\$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
     ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}",
 }  # fmt: skip
 
 
 def _tex(cell: str | Mean | None) -> str:
     if isinstance(cell, Mean):
-        mark = r"^{\dagger}" if cell.lone else ""
+        mark = r"^{\dagger}" if cell.over_questions else ""
         spread = "" if cell.stderr is None else rf"_{{\pm {cell.stderr:.{cell.digits}f}}}"
         return f"${cell.value:.{cell.digits}f}{mark}{spread}$"
     return "".join(_ESCAPED.get(letter, letter) for letter in cell or "")
