@@ -24,12 +24,12 @@ from offsite.data import tasks
 from offsite.data.examples import blocks
 from offsite.model import loading
 from offsite.model.decoder import Decoder
+from offsite.model.precision import autocast
 from offsite.owner.build import build
 from offsite.owner.fidelity import fidelity, held_out
 from offsite.owner.methods.scaleot import ScaleOT
 from offsite.owner.profile import Profile
 from offsite.owner.states import hidden_states
-from offsite.training.loop import autocast
 
 SHARES = (0.25, 0.5)
 

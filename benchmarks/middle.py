@@ -20,8 +20,8 @@ from offsite.data import tasks
 from offsite.data.examples import encode
 from offsite.data_owner.tune import _trainable
 from offsite.model.decoder import Decoder
-from offsite.model.precision import attention_for
-from offsite.training.loop import Batch, answer_loss, autocast, pad
+from offsite.model.precision import attention_for, autocast
+from offsite.training.loop import Batch, answer_loss, pad
 
 
 def step(emulator: Emulator, batch: Batch) -> float:

@@ -33,9 +33,9 @@ from offsite import Split, load
 from offsite.data import tasks
 from offsite.data.examples import blocks
 from offsite.model.decoder import Decoder
+from offsite.model.precision import autocast
 from offsite.owner import curvature
 from offsite.owner.methods.gradot import GradOT, _groups
-from offsite.training.loop import autocast
 
 GIB = 1 << 30
 WIDE = {

@@ -19,9 +19,8 @@ from contextlib import nullcontext
 from typing import Any
 
 from offsite.data import tasks
-from offsite.model import loading
+from offsite.model import loading, precision
 from offsite.scoring.harness import HFLM, Scorer
-from offsite.training import loop
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 Timed = Callable[[Any, list[Any]], tuple[float, list[Any]]]
@@ -94,7 +93,7 @@ def main() -> None:
         )
         for size in asked.batch_sizes
     ]
-    with loop.autocast(model) if asked.bf16 else nullcontext():
+    with precision.autocast(model) if asked.bf16 else nullcontext():
         for name in asked.tasks:
             compare(name, ours, theirs, asked)
 

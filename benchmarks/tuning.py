@@ -30,7 +30,8 @@ from offsite import METHODS, Emulator, Example, Split, TuneConfig, build, exampl
 from offsite.data.examples import IGNORED, encode
 from offsite.data_owner.tune import _set_aside
 from offsite.model.decoder import Decoder
-from offsite.training.loop import answer_loss, bf16_pays, pad, schedule
+from offsite.model.precision import bf16_pays
+from offsite.training.loop import answer_loss, pad, schedule
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 Rows = list[dict[str, list[int]]]

@@ -88,7 +88,8 @@ def test_tuning_says_what_each_way_takes(run, capsys):
 
 def test_tuning_learns_what_the_original_way_learns(run, capsys, monkeypatch):
     """In one precision, padding and positions without a label change nothing."""
-    monkeypatch.setattr("offsite.training.loop.bf16_pays", lambda: False)
+    for module in ("offsite.training.loop", "offsite.model.precision"):
+        monkeypatch.setattr(f"{module}.bf16_pays", lambda: False)
     run(*TUNING, "--heldout", "2", "--against", "original")
     said = capsys.readouterr().out
     assert "curves apart by 0.000 at most" in said

@@ -167,12 +167,9 @@ def test_ctrl_c_ends_pip_and_leaves_nothing(tmp_path):
         settings = {"TMPDIR": str(scratch), "PIP_INDEX_URL": index, "PIP_NO_CACHE_DIR": "1"}
         # Left alone, pip would wait far longer than we do below.
         settings |= {"PIP_CONFIG_FILE": os.devnull, "NO_PROXY": "*", "PIP_TIMEOUT": "300"}
+        script = "from offsite.download import wheels\nwith wheels.opened('a-b', '1', None): pass"
         user = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                "from offsite.download import wheels\nwith wheels.opened('a-b', '1', None): pass",
-            ],
+            [sys.executable, "-c", script],
             env={k: v for k, v in os.environ.items() if not k.startswith("PIP_")} | settings,
             stderr=subprocess.PIPE,
             start_new_session=True,  # the signal below reaches our process alone

@@ -16,10 +16,10 @@ from offsite.data_owner.tune import TuneConfig
 from offsite.errors import UserError
 from offsite.experiments import compare as module
 from offsite.experiments.compare import Bench, Cache, Experiment, compare
+from offsite.model.precision import autocast
 from offsite.model.split import Split
 from offsite.owner.blueprint import Place
 from offsite.owner.build import build
-from offsite.training.loop import autocast
 from tests.families import tiny_model
 from tests.test_laws import same, state
 

@@ -20,7 +20,7 @@ def text(blocks, length, seed=3):
 def float32(monkeypatch):
     """Products and passes in float32, also where bfloat16 is faster."""
     monkeypatch.setattr("offsite.owner.curvature.bf16_pays", lambda: False)
-    monkeypatch.setattr("offsite.training.loop.bf16_pays", lambda: False)
+    monkeypatch.setattr("offsite.model.precision.bf16_pays", lambda: False)
 
 
 def linears(model, layers):
@@ -84,7 +84,7 @@ def test_moments_and_mean_gradients_are_those_of_plain_autograd(model, float32, 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_in_bfloat16_they_are_so_to_a_tenth(model, monkeypatch):
     monkeypatch.setattr("offsite.owner.curvature.bf16_pays", lambda: True)
-    monkeypatch.setattr("offsite.training.loop.bf16_pays", lambda: True)
+    monkeypatch.setattr("offsite.model.precision.bf16_pays", lambda: True)
     agree(model, text(16, 16), 0.1)
 
 

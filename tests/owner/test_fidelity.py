@@ -9,12 +9,12 @@ from torch.nn.functional import cosine_similarity, cross_entropy
 from offsite.bundles.adapter import Adapter, adapter_tensors
 from offsite.errors import UserError
 from offsite.model.decoder import Decoder
+from offsite.model.precision import autocast
 from offsite.owner.blueprint import Place
 from offsite.owner.build import build, lossless
 from offsite.owner.fidelity import fidelity, held_out
 from offsite.owner.fidelity import gradient as own_gradient
 from offsite.owner.plug import plug
-from offsite.training.loop import autocast
 from tests.families import tiny_model
 from tests.test_laws import DROP, SHARE, SPLIT, same, state, thin
 

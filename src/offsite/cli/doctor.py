@@ -41,8 +41,8 @@ def _findings() -> dict[str, Any]:
 
     from offsite.download.wheels import cache_dir
     from offsite.model.loading import NAMED
+    from offsite.model.precision import bf16_pays
     from offsite.provenance import PACKAGES, machine, versions
-    from offsite.training.loop import bf16_pays
 
     missing = {
         extra: " and ".join(absent)

@@ -42,9 +42,9 @@ def command(
         output(out, force, [path, *words(task_names), *([adapter] if adapter else [])], file=True)
     from offsite.data import tasks
     from offsite.files.atomic import write_json
+    from offsite.model.precision import autocast
     from offsite.provenance import record
     from offsite.scoring import evaluate
-    from offsite.training.loop import autocast
 
     asked = [tasks.load(word, "test") for word in words(task_names)]
     model, tokenizer = _open(path, adapter)

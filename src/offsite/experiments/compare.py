@@ -21,13 +21,13 @@ from offsite.data.tasks import Task, examples, load
 from offsite.data_owner.tune import TuneConfig, tune
 from offsite.errors import UserError
 from offsite.files.atomic import remove, write_text
+from offsite.model.precision import autocast, bf16_pays
 from offsite.model.split import Split
 from offsite.owner.build import check_parent, keep_of, lossless, origin
 from offsite.owner.plug import plug
 from offsite.provenance import versions
 from offsite.results.schema import ROWS
 from offsite.scoring import evaluate
-from offsite.training.loop import autocast, bf16_pays
 
 Row = dict[str, dict[str, Any]]
 """Scores of one row by task, as `evaluate.Score` has them."""

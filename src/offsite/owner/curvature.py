@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 
 from offsite.errors import UserError
 from offsite.model.decoder import Decoder
-from offsite.owner.states import frozen
+from offsite.model.modes import frozen
+from offsite.model.precision import autocast, bf16_pays
 from offsite.progress import track
-from offsite.training.loop import autocast, bf16_pays
 
 _BATCH = 2048  # tokens at once; bounds the states held in memory
 _BLOCK = 192  # of a symmetric matrix: what stands above the diagonal blocks is mirrored, not computed

@@ -19,11 +19,11 @@ from offsite.bundles.emulator import Emulator
 from offsite.data.examples import blocks
 from offsite.errors import UserError
 from offsite.model.decoder import Decoder, check_length
+from offsite.model.modes import evaluating
+from offsite.model.precision import autocast
 from offsite.model.split import Split
 from offsite.owner.build import check_parent
-from offsite.owner.states import evaluating
 from offsite.progress import Advance, bar
-from offsite.training.loop import autocast
 
 _BATCH = 4  # blocks at once; bounds the states held for the backward pass
 

@@ -20,13 +20,14 @@ from transformers import PreTrainedModel
 from offsite.errors import UserError
 from offsite.model.decoder import Decoder, StandIns, output_at
 from offsite.model.harmonizers import Harmonizer, normed
+from offsite.model.modes import frozen
+from offsite.model.precision import autocast
 from offsite.model.split import Split
 from offsite.owner.components import root
 from offsite.owner.findings import Findings
 from offsite.owner.importance import Importance, Judging
-from offsite.owner.states import frozen, hidden_states
+from offsite.owner.states import hidden_states
 from offsite.progress import bar, track
-from offsite.training.loop import autocast
 
 STATE = "training"
 """The part of the findings that an interrupted run goes on from."""

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import (
     EarlyStoppingCallback,
-    PreTrainedModel,
     PrinterCallback,
     Trainer,
     TrainerCallback,
@@ -28,7 +27,7 @@ from transformers import (
 from offsite.errors import UserError
 from offsite.files.atomic import empty
 from offsite.model.decoder import base_of, output_at
-from offsite.model.precision import attention_for, cast_once
+from offsite.model.precision import attention_for, bf16_pays, cast_once
 from offsite.progress import Advance, bar
 from offsite.training.trackers import check_trackers, keep_logs
 
@@ -196,21 +195,6 @@ def schedule(lengths: Sequence[int], config: TrainConfig) -> list[int]:
         full = [batch for batch in batches if len(batch) == config.batch_size] or batches
         order += [i for batch in chance.sample(full, len(full)) for i in batch]
     return order[:wanted]
-
-
-def bf16_pays() -> bool:
-    """Whether this machine computes bfloat16 matrix products faster than float32 ones."""
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-@contextmanager
-def autocast(model: PreTrainedModel, enabled: bool = True) -> Iterator[str]:
-    """The context in which `model` runs forward, yielding its precision in words for the record."""
-    fast = enabled and bf16_pays() and model.dtype == torch.float32
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=fast):
-        yield "bfloat16 autocast" if fast else str(model.dtype).removeprefix("torch.")
 
 
 def has_checkpoint(work: Path) -> bool:

@@ -20,8 +20,8 @@ from offsite.experiments.study.recipe import Cell, Recipe
 from offsite.experiments.study.run import Study
 from offsite.model import loading
 from offsite.model.decoder import Decoder, skeleton
+from offsite.model.precision import autocast, bf16_pays
 from offsite.owner.distill import DistillConfig
-from offsite.training.loop import autocast, bf16_pays
 
 _SMALL = 4 << 30  # bytes of weights that a plan may open
 _TOKENS = 256  # of the one forward pass that is timed

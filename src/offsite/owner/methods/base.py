@@ -11,11 +11,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from offsite.errors import UserError
+from offsite.model.modes import evaluating
 from offsite.model.split import Split
 from offsite.owner.blueprint import Blueprint
 from offsite.owner.methods.identity import identity
 from offsite.owner.profile import Findings, Knobs, Profile
-from offsite.owner.states import evaluating
 
 
 @dataclass(frozen=True)
