@@ -14,6 +14,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from offsite.bundles import bundle
 from offsite.bundles.aliases import aliases, check_adapter, check_card, check_harmonizers, permitted
+from offsite.bundles.memory import Memory, memory
 from offsite.errors import UserError, brief
 from offsite.files.atomic import staged
 from offsite.model import checkpoint
@@ -61,6 +62,8 @@ class Emulator:
     tokenizer: PreTrainedTokenizerBase | None = None
     digest: str = field(default="", compare=False)
     """Of the card it was saved under or loaded from; an adapter names it."""
+    memory: Memory | None = field(default=None, compare=False)
+    """What it needs; None for one that was never a bundle."""
 
     @property
     def split(self) -> Split:
@@ -114,15 +117,22 @@ class Emulator:
         bare = skeleton(self.model.config)
         same_as = permitted(self.model, self.split, bare) if self.plain else {}
         state = dense(self.model, bare, self.split)
-        tensors = {k: v.clone() for k, v in state.items() if k not in same_as}
+        tensors, seen = {}, set()
+        for name, tensor in state.items():
+            if (
+                name not in same_as
+            ):  # a place that shares its layer gets a copy: safetensors takes no shared ones
+                tensors[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+                seen.add(tensor.data_ptr())
         with staged(Path(path)) as folder:
             checkpoint.write(folder, self.model, self.tokenizer, tensors)
 
     @classmethod
-    def load(cls, path: Path | str) -> Emulator:
+    def load(cls, path: Path | str, *, allow_large: bool = False) -> Emulator:
         """Open the bundle at `path`; a UserError for whatever is not as an honest one would be.
 
-        Words come before weights: no tensor is read until all that is said of them is sound.
+        No tensor is read until the card, the config and every header are found sound. A bundle that needs far
+        more memory than it stores is refused, unless `allow_large`.
         """
         path = Path(path)
         card, digest = bundle.read(path, EmulatorCard)
@@ -136,6 +146,9 @@ class Emulator:
         split, shape_of = card.origin.split, _shape_of(declared, card.same_as)
         split.middle(len(Decoder.of(bare)))
         check_adapter(bare, split)
+        needed = memory(bare, split, stored)
+        if not allow_large:
+            needed.check(path)
         check_harmonizers(weights, card.same_as)
         plain = not _altered(bare, split, shape_of) and card.same_as == aliases(bare)
         _check_weights(weights, declared, bare, card.same_as)
@@ -151,7 +164,7 @@ class Emulator:
         _altered(model, split, shape_of)
         fill(model, tensors, card.same_as)
         model.generation_config = generation or model.generation_config
-        return cls(model, card.origin, card.method, tokenizer, digest)
+        return cls(model, card.origin, card.method, tokenizer, digest, needed)
 
 
 def is_emulator(path: Path | str) -> bool:

@@ -129,7 +129,7 @@ def _pair(
     from offsite.model import loading
     from offsite.provenance import record
 
-    opened = Emulator.load(emulator)
+    opened = Emulator.load(emulator, allow_large=True)  # the model that it was made from is at hand
     whole, _ = loading.load(model)
     results = compare(whole, opened, experiment, work)
     results |= {"model": model, "train": train} | record(experiment.config.seed)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from offsite.cli.options import Force, Json, Limit, Seed, Tasks, a_bundle, a_model, words
+from offsite.cli.options import Force, Json, Large, Limit, Seed, Tasks, a_bundle, a_model, words
 from offsite.cli.shell import console, emit, output
 from offsite.cli.tables import scores_table
 
@@ -29,6 +29,7 @@ def command(
     task_names: Tasks,
     adapter: Annotated[Path | None, typer.Option(callback=a_bundle, help="Put this adapter in first.")] = None,
     limit: Limit = None,
+    allow_large: Large = False,
     exact: Annotated[
         bool, typer.Option("--exact", help="In the checkpoint's own precision; else bfloat16 where it pays.")
     ] = False,
@@ -47,7 +48,7 @@ def command(
     from offsite.scoring import evaluate
 
     asked = [tasks.load(word, "test") for word in words(task_names)]
-    model, tokenizer = _open(path, adapter)
+    model, tokenizer = _open(path, adapter, allow_large)
     with autocast(model, enabled=not exact) as context:
         scores = evaluate(model, tokenizer, asked, limit=limit, seed=seed)
     data: dict[str, Any] = {
@@ -62,7 +63,9 @@ def command(
     emit(data, json, lambda: console().print(scores_table(data["scores"], data["notes"])))
 
 
-def _open(path: str, adapter: Path | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _open(
+    path: str, adapter: Path | None, allow_large: bool
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     from offsite.bundles.adapter import Adapter, swap
     from offsite.bundles.emulator import Emulator, is_emulator
     from offsite.errors import UserError
@@ -75,7 +78,7 @@ def _open(path: str, adapter: Path | None) -> tuple[PreTrainedModel, PreTrainedT
         if tuned:
             plug(model, tuned)
         return model, tokenizer
-    emulator = Emulator.load(path)
+    emulator = Emulator.load(path, allow_large=allow_large)
     if emulator.tokenizer is None:
         raise UserError(f"The emulator {path!r} came without a tokenizer, so it cannot be scored.")
     if tuned:

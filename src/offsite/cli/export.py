@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
-from offsite.cli.options import EmulatorBundle, Force, Json
+from offsite.cli.options import EmulatorBundle, Force, Json, Large
 from offsite.cli.shell import emit, mark, output
 
 NAME = "export"
-HELP = """Write any emulator bundle as a dense, plain transformers checkpoint.
+HELP = """Write an emulator bundle as a dense, plain transformers checkpoint.
+
+An emulator with harmonizers (of `scaleot`) is refused: transformers has no module for them.
 
 Example: `offsite export emulator/ -o dense/`
 """
@@ -20,6 +22,7 @@ Example: `offsite export emulator/ -o dense/`
 def command(
     emulator: EmulatorBundle,
     out: Annotated[Path, typer.Option("-o", "--output", help="The checkpoint to write.")],
+    allow_large: Large = False,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -28,7 +31,7 @@ def command(
     from offsite.bundles.emulator import Emulator
     from offsite.files.atomic import staged
 
-    opened = Emulator.load(emulator)
+    opened = Emulator.load(emulator, allow_large=allow_large)
     with staged(out) as folder:
         opened.export(folder)
         mark(folder, {"emulator": opened.digest})

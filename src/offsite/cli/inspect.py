@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from offsite.cli import audits
-from offsite.cli.options import AnyBundle, Json, a_model, a_task, a_text
+from offsite.cli.options import AnyBundle, Json, Large, a_model, a_task, a_text
 from offsite.cli.shell import console, emit
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def command(
             callback=a_task, help="Data owner only: your data, to see the loss on it and what is odd."
         ),
     ] = None,
+    allow_large: Large = False,
     json: Json = False,
 ) -> None:
     """Open the bundle as its receiver would, and describe it."""
@@ -59,7 +60,7 @@ def command(
 
     found = None
     if is_emulator(bundle):
-        emulator = Emulator.load(bundle)
+        emulator = Emulator.load(bundle, allow_large=allow_large or not (against or data))
         told = _emulator(bundle, emulator, _Against(against, text, blocks, length) if against else None)
         found = _audited(emulator, data) if data else None
         told |= {"audit": audits.as_data(found)} if found else {}
@@ -135,6 +136,7 @@ def _emulator(path: Path, emulator: Emulator, against: _Against | None) -> dict[
             "adapter": decoder.stored(list(emulator.split.adapter(len(decoder)).values())),
             "middle": decoder.stored(middle) + stored,
         },
+        "memory": asdict(emulator.memory) if emulator.memory else {},
         "places": places,
         "harmonizers": harmonizers,
         "reveals": [
@@ -242,6 +244,8 @@ def _common(path: Path, bundle: Any) -> dict[str, Any]:
 
 
 def _show(path: Path, data: dict[str, Any]) -> None:
+    from offsite.bundles.memory import size as as_size
+
     say = console().print
     layers = ", ".join(f"{count} {name}" for name, count in data["layers"].items())
     how = data.get("method") or data.get("form")
@@ -250,7 +254,10 @@ def _show(path: Path, data: dict[str, Any]) -> None:
     for name, count in data["parameters"].items():
         say(f"  parameters  {count / 1e6:,.1f} M {name}")
     for name, size in data["bytes"].items():
-        say(f"  file        {name}, {size / 1e6:,.2f} MB")
+        say(f"  file        {name}, {as_size(size)}")
+    if "memory" in data:
+        needed = {name: as_size(count) for name, count in data["memory"].items()}
+        say("  memory      {stored} opened, {tuning} to be tuned, {dense} exported".format(**needed))
     for name in ("digest", "parent", "tokenizer", "tuned_on"):
         if data.get(name):
             say(f"  {name:<11} {data[name]}")

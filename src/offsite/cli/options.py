@@ -109,3 +109,6 @@ Stages = Annotated[
     Path | None, typer.Option("--cache", help="Keep finished stages here, for later runs and other questions.")
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Ask only the first so many questions of each task.")]
+Large = Annotated[
+    bool, typer.Option("--allow-large", help="Open an emulator that needs far more memory than it stores.")
+]

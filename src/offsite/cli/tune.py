@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from offsite.cli.options import EmulatorBundle, Force, Json, Rank, Seed, a_task
+from offsite.cli.options import EmulatorBundle, Force, Json, Large, Rank, Seed, a_task
 from offsite.cli.shell import beside, console, emit, leftovers, outputs, staged_with
 from offsite.files.atomic import write_json
 
@@ -38,6 +38,7 @@ def command(
     trusted_key: Annotated[
         Path | None, typer.Option(help="Refuse an emulator that this public key's holder did not sign.")
     ] = None,
+    allow_large: Large = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from an interrupted run.")] = False,
     report_to: Annotated[
         list[str] | None,
@@ -68,7 +69,7 @@ def command(
         from offsite.bundles import signing
 
         signing.verify(emulator, trusted_key)
-    opened = Emulator.load(emulator)
+    opened = Emulator.load(emulator, allow_large=allow_large)
     opened.model.to(loading.device())  # type: ignore[arg-type]
     examples = tasks.examples(data)
     found = audit.emulator(opened, examples, max_length=max_length, seed=seed)

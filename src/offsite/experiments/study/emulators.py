@@ -80,7 +80,7 @@ class EmulatorMaker:
             align(emulator, here.model, self._texts, **name["distill"], work=work)
             emulator.save(saved)
             remove(work)
-        kept = Emulator.load(saved)
+        kept = Emulator.load(saved, allow_large=True)  # made here
         emulator.model = kept.model.to(here.model.device)  # type: ignore[arg-type]
         emulator.digest = kept.digest  # by which an interrupted tuning knows it again
 
