@@ -1,6 +1,6 @@
 """Gradient fidelity against `keep`, method by method, as JSON and as a figure.
 
-    python benchmarks/fidelity.py MODEL --methods uniform crash gradot:form=paper --keeps 0.5 0.7 0.9
+    python benchmarks/fidelity.py MODEL --methods uniform crash gradot-paper --keeps 0.5 0.7 0.9
 
 For each method and budget: the cosine and the relative error between the adapter's gradient through the
 emulator and through the full model, and the gap of their losses, on the end of a text of which methods read the
@@ -47,7 +47,7 @@ class Owner:
 
     def profile(self, method: Method) -> Profile:
         """From the folder of profiles if it is there, else made now (and kept there)."""
-        apart = [str(method.knobs[knob]) for knob in ("form", "norm", "seed") if knob in method.knobs]
+        apart = [str(method.knobs[knob]) for knob in ("norm", "seed") if knob in method.knobs]
         usual = type(method)().knobs
         trained = [knob for knob in ("steps", "rank", "lr") if method.knobs.get(knob) != usual.get(knob)]
         apart += [f"{knob}={method.knobs[knob]}" for knob in trained]
@@ -65,7 +65,7 @@ class Owner:
 
 
 def named(spec: str) -> Method:
-    """The method of a word such as `gradot:form=paper,evenly=0`."""
+    """The method of a word such as `gradot:evenly=0`."""
     name, _, knobs = spec.partition(":")
     return method_named(name, [knob for knob in knobs.split(",") if knob])
 

@@ -82,7 +82,7 @@ def variant(word: str, steps: int) -> tuple[ScaleOT, str, int]:
 
 def measured(model: PreTrainedModel, profile: Profile, held: Tensor) -> Row:
     """How true the emulators of a profile are."""
-    row: Row = {"scores": profile.findings["harmonizers/scores"].tolist()}
+    row: Row = {"scores": profile.tensors["harmonizers/scores"].tolist()}
     for share in SHARES:
         blueprint = replace(ScaleOT(beta=1.0), alpha=share).plan(profile, 1.0)
         found = fidelity(build(model, profile.split, blueprint), model, held)

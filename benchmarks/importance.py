@@ -66,15 +66,15 @@ def likeness(a: Tensor, b: Tensor) -> float:
 
 def ordered(profile: Profile, scores: Tensor) -> Profile:
     """The profile with other scores."""
-    return replace(profile, findings=dict(profile.findings) | {"harmonizers/scores": scores})
+    return replace(profile, tensors=dict(profile.tensors) | {"harmonizers/scores": scores})
 
 
 def compare(model: PreTrainedModel, orders: dict[str, Profile], tokens: Tensor) -> None:
     """A row for each order: its likeness to the first and what its emulators are worth."""
-    learnt = next(iter(orders.values())).findings["harmonizers/scores"]
+    learnt = next(iter(orders.values())).tensors["harmonizers/scores"]
     print("| order | rank correlation | replaced | cosine | relative error | loss |\n|---|---|---|---|---|---|")
     for name, profile in orders.items():
-        alike = likeness(profile.findings["harmonizers/scores"], learnt)
+        alike = likeness(profile.tensors["harmonizers/scores"], learnt)
         for share in SHARES:
             method = ScaleOT(alpha=share, beta=1.0)
             found = fidelity(build(model, profile.split, method.plan(profile, 1.0)), model, tokens)
@@ -85,7 +85,7 @@ def compare(model: PreTrainedModel, orders: dict[str, Profile], tokens: Tensor) 
 def stability(profiles: Sequence[Profile]) -> None:
     """The rank correlations between trainings, of where they started and of where they ended."""
     for what, key in (("started", "curve.scores"), ("ended", "scores")):
-        found = [profile.findings[f"harmonizers/{key}"] for profile in profiles]
+        found = [profile.tensors[f"harmonizers/{key}"] for profile in profiles]
         scores = [each[0] if each.dim() > 1 else each for each in found]
         pairs = [likeness(a, b) for i, a in enumerate(scores) for b in scores[:i]]
         print(f"Rank correlations between the trainings where they {what}: {[round(p, 3) for p in pairs]}")
@@ -105,7 +105,7 @@ def main() -> None:
     first, texts = profiles[0], tasks.texts(args.text)
     read = blocks(texts, tokenizer, args.length, args.blocks)
     others = {
-        "each layer alone (the start)": first.findings["harmonizers/curve.scores"][0],
+        "each layer alone (the start)": first.tensors["harmonizers/curve.scores"][0],
         "block influence": block_influence(model, read, first.middle),
         "gradient norm": gradient_norm(model, read, first.middle),
     }

@@ -35,7 +35,9 @@ from offsite.data.examples import blocks
 from offsite.model.decoder import Decoder
 from offsite.model.precision import autocast
 from offsite.owner import curvature
-from offsite.owner.methods.gradot import GradOT, _groups
+from offsite.owner.factors import groups
+from offsite.owner.methods.gradot import GradOT
+from offsite.owner.methods.gradot_paper import GradOTPaper
 
 GIB = 1 << 30
 WIDE = {
@@ -48,14 +50,14 @@ WIDE = {
 Figures = dict[str, Any]
 
 
-def bare(model: PreTrainedModel, split: Split, tokens: Tensor, method: GradOT) -> None:
+def bare(model: PreTrainedModel, split: Split, tokens: Tensor, method: GradOT | GradOTPaper) -> None:
     """Forward and backward over the batches of the profile; the weights' gradients are summed, as there."""
     decoder = Decoder.of(model)
     model.requires_grad_(False)
     weights = [
         decoder.layers[index].get_submodule(name).get_parameter("weight").requires_grad_(True)
         for index in split.middle(len(decoder))
-        for name in method._watched(decoder, index)
+        for name in method.linears(decoder, index)
     ]
     for batch in curvature.batches(tokens):
         with autocast(model):
@@ -67,18 +69,20 @@ def bare(model: PreTrainedModel, split: Split, tokens: Tensor, method: GradOT) -
     model.requires_grad_(False)
 
 
-def seen_of(model: PreTrainedModel, split: Split, tokens: Tensor, method: GradOT) -> dict[int, Any]:
+def seen_of(
+    model: PreTrainedModel, split: Split, tokens: Tensor, method: GradOT | GradOTPaper
+) -> dict[int, Any]:
     """What the pass tells of every layer of the middle, all in memory."""
     decoder = Decoder.of(model)
     middle = split.middle(len(decoder))
     found: dict[int, Any] = {}
-    for group in _groups(decoder, {i: method._watched(decoder, i) for i in middle}):
+    for group in groups(decoder, {i: method.linears(decoder, i) for i in middle}):
         found |= curvature.curvature(model, group, tokens)
     return found
 
 
-def profile(model: PreTrainedModel, split: Split, tokens: Tensor, method: GradOT) -> None:
-    """As the command makes it: what is learnt goes to a folder."""
+def profile(model: PreTrainedModel, split: Split, tokens: Tensor, method: GradOT | GradOTPaper) -> None:
+    """Profile as the command does, with its parts in a folder."""
     with tempfile.TemporaryDirectory() as folder:
         method.profile(model, split, tokens, Path(folder) / "work")
 
@@ -104,7 +108,10 @@ def peak_of(model: PreTrainedModel, work: Callable[[], object]) -> Figures:
 
 def compare(asked: argparse.Namespace) -> Figures:
     model, tokenizer = load(asked.model)
-    split, method = Split(asked.bottom, asked.top), GradOT(form=asked.form)
+    split, method = (
+        Split(asked.bottom, asked.top),
+        {"gradot": GradOT, "gradot-paper": GradOTPaper}[asked.method](),
+    )
     tokens = blocks(tasks.texts(asked.text), tokenizer, asked.length, asked.blocks)
     memory = peak_of(model, lambda: profile(model, split, tokens, method))  # and a warm-up
     decoder, seen = Decoder.of(model), seen_of(model, split, tokens, method)
@@ -112,16 +119,16 @@ def compare(asked: argparse.Namespace) -> Figures:
     for number in range(asked.repeats):
         took = {
             "bare": seconds(lambda: bare(model, split, tokens, method)),
-            "factorisations": seconds(lambda: [method._learnt(decoder, i, seen[i]) for i in seen]),
+            "factorisations": seconds(lambda: [method.scores(decoder, i, seen[i]) for i in seen]),
             "profile": seconds(lambda: profile(model, split, tokens, method)),
         }
         took["ratio"] = took["profile"] / (took["bare"] + took["factorisations"])
         rounds.append(took)
         print(f"round {number + 1}: " + ", ".join(f"{name} {value:.2f}" for name, value in took.items()))
     medians = {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
-    groups = len(_groups(decoder, {i: GradOT()._watched(decoder, i) for i in split.middle(len(decoder))}))
-    about = {"model": asked.model, "form": asked.form, "blocks": asked.blocks, "length": asked.length}
-    return about | {"passes": groups, "rounds": rounds, "median": medians} | memory
+    passes = len(groups(decoder, {i: method.linears(decoder, i) for i in split.middle(len(decoder))}))
+    about = {"model": asked.model, "method": asked.method, "blocks": asked.blocks, "length": asked.length}
+    return about | {"passes": passes, "rounds": rounds, "median": medians} | memory
 
 
 def wide(layers: int) -> Figures:
@@ -160,7 +167,7 @@ if __name__ == "__main__":
     parser.add_argument("--length", type=int, default=64, help="tokens in a block")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--text", default="wikipedia", help="wikipedia, wikitext2 or a file")
-    parser.add_argument("--form", default="fisher", choices=["fisher", "paper"])
+    parser.add_argument("--method", default="gradot", choices=["gradot", "gradot-paper"])
     parser.add_argument("--bottom", type=int, default=Split.bottom, help="adapter layers at the bottom")
     parser.add_argument("--top", type=int, default=Split.top, help="and at the top")
     parser.add_argument("--wide", action="store_true", help="the memory of wide random models instead")

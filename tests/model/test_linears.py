@@ -90,7 +90,7 @@ class TestWeight:
 
     @pytest.mark.parametrize("rank", [None, 2])
     def test_the_module_is_on_the_device_of_what_it_replaces(self, rank):
-        """Findings come from a file, the model may be elsewhere; here it is on no device."""
+        """Parts come from a file, the model may be elsewhere; here it is on no device."""
         matrices = (random(7, 2), random(2, 5)) if rank else (random(7, 5),)
         made = Weight(matrices, random(7)).module(linear("Linear", 7, 5).to("meta"))
         assert {p.device.type for p in made.parameters()} == {"meta"}

@@ -16,12 +16,14 @@ from offsite.owner.components import (
     by_price,
     by_share,
     candidates,
+    channel_cost,
     choose,
-    mended,
+    refitted,
     ridged,
-    sizes_of,
 )
+from offsite.owner.factors import plain_ranks, rank_cost
 from offsite.owner.profile import Profile
+from offsite.owner.records import ChannelScores, Factors, RankScores, Repair
 from tests.families import tiny_model
 
 SPLIT = Split(1, 1)
@@ -205,19 +207,22 @@ class TestByShare:
 class TestCandidates:
     @pytest.fixture
     def described(self):
-        """Findings as a method would leave them, of layers 2 and 10."""
+        """Parts as a method would leave them, of layers 2 and 10."""
         found = {}
         for layer in (2, 10):
-            found |= {
-                f"{layer}/q.score": torch.rand(4),
-                f"{layer}/q.cost": torch.tensor([9, 20]),
-                f"{layer}/q.up": torch.rand(5, 4),
-                f"{layer}/q.down": torch.rand(4, 4),
-                f"{layer}/down.score": torch.rand(6),
-                f"{layer}/down.cost": torch.tensor([30, 180]),
-                f"{layer}/down.moment": torch.rand(6, 6),
-                f"{layer}/down.weight": torch.rand(5, 6),
+            records = {
+                "q": [
+                    Factors(torch.rand(5, 4), torch.rand(4, 4)),
+                    RankScores(torch.rand(4), torch.tensor([9, 20])),
+                ],
+                "down": [
+                    ChannelScores(torch.rand(6), torch.tensor([30, 180])),
+                    Repair(torch.rand(5, 6), torch.rand(6, 6)),
+                ],
             }
+            for name, each in records.items():
+                for record in each:
+                    found |= {f"{layer}/{key}": tensor for key, tensor in record.tensors(name).items()}
         return found
 
     def test_are_told_by_scores_and_costs_and_nothing_else_is_read(self, described):
@@ -233,18 +238,19 @@ class TestCandidates:
         assert told == {
             (layer, *rest) for layer in (2, 10) for rest in (("q", False, 9, 20, 4), ("down", True, 30, 180, 6))
         }
-        assert all(torch.equal(c.score, described[f"{c.layer}/{c.name}.score"].double()) for c in found)
+        for c in found:
+            kind = ChannelScores if c.channels else RankScores
+            assert torch.equal(c.score, kind.read(described, c.layer, c.name).score.double())
         assert {key.rsplit(".", 1)[1] for key in read} == {"score", "cost"}
 
     def test_costs_are_what_a_component_stores(self, model):
         """All components cost what the layer's matrices hold; a channel a row of each up, a column of down."""
         decoder = Decoder.of(model)
-        found, feed = sizes_of(decoder, 3), decoder.feed_forward(3)
+        feed = decoder.feed_forward(3)
         for name in decoder.attention(3):
             outputs, inputs = decoder.matrix(3, name).shape
-            assert found.pop(f"{name}.cost").tolist() == [outputs + inputs, outputs * inputs]
-        cost, dense = found.pop(f"{feed.down}.cost").tolist()
-        assert not found
+            assert rank_cost(decoder.matrix(3, name)).tolist() == [outputs + inputs, outputs * inputs]
+        cost, dense = channel_cost(decoder, 3).tolist()
         assert dense == sum(decoder.matrix(3, name).numel() for name in (*feed.ups, feed.down))
         assert cost == dense / feed.width
 
@@ -261,12 +267,12 @@ class TestMending:
         kept = torch.tensor([0, 3, 4, 7, 11])
         root = torch.linalg.cholesky(ridged(moment))
         wanted = torch.linalg.lstsq(root[kept].T, (weight.double() @ root).T).solution.T
-        assert torch.allclose(mended(weight, moment, kept).double(), wanted, atol=1e-5)
+        assert torch.allclose(refitted(weight, moment, kept).double(), wanted, atol=1e-5)
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
     def test_with_all_kept_the_weight_stays_and_so_does_its_type(self, dtype):
         moment, weight = spd(12, 1), torch.randn(5, 12, generator=chance(2)).to(dtype)
-        found = mended(weight, moment, torch.arange(12))
+        found = refitted(weight, moment, torch.arange(12))
         assert found.dtype == dtype
         assert torch.allclose(found, weight, atol=1e-5)
 
@@ -276,7 +282,7 @@ class TestMending:
         states[:, 1] = 2 * states[:, 0]
         weight = torch.randn(4, 6, generator=chance(2))
         kept = torch.tensor([0, 2, 3, 4, 5])
-        found = mended(weight, states.T @ states / 200, kept)
+        found = refitted(weight, states.T @ states / 200, kept)
         wanted = weight[:, kept].clone()
         wanted[:, 0] += 2 * weight[:, 1]
         assert torch.allclose(found, wanted, atol=0.1)
@@ -285,7 +291,7 @@ class TestMending:
     @pytest.mark.parametrize("moment", [torch.zeros(4, 4), torch.diag(torch.tensor([1.0, 0.0, 2.0, 0.0]))])
     def test_channels_that_are_always_zero_do_no_harm(self, moment):
         weight = torch.randn(3, 4, generator=chance(0))
-        found = mended(weight, moment, torch.tensor([1, 2]))
+        found = refitted(weight, moment, torch.tensor([1, 2]))
         assert torch.allclose(found, weight[:, [1, 2]], atol=1e-4)
 
     def test_the_ridge_is_a_part_of_each_channels_own_energy(self):
@@ -300,12 +306,12 @@ def test_a_blueprint_holds_what_was_kept_and_leaves_the_whole_alone():
     decoder = Decoder.of(model)
     found = {}
     for layer in range(1, 7):
-        found |= {f"{layer}/{key}": tensor for key, tensor in sizes_of(decoder, layer).items()}
-        for name in decoder.attention(layer):
-            u, s, vt = torch.linalg.svd(decoder.matrix(layer, name), full_matrices=False)
-            place = f"{layer}/{name}"
-            found |= {f"{place}.up": u * s, f"{place}.down": vt, f"{place}.score": s}
-        found[f"{layer}/mlp.down_proj.score"] = torch.rand(64, generator=chance(layer))
+        records = {name: plain_ranks(decoder.matrix(layer, name)) for name in decoder.attention(layer)}
+        scores = torch.rand(64, generator=chance(layer))
+        records["mlp.down_proj"] = [ChannelScores(scores, channel_cost(decoder, layer))]
+        for name, each in records.items():
+            for record in each:
+                found |= {f"{layer}/{key}": tensor for key, tensor in record.tensors(name).items()}
     profile = Profile.of(model, SPLIT, found)
     among = candidates(profile)
     kept = [torch.arange(len(each.score)) for each in among]

@@ -12,14 +12,17 @@ from offsite.model.split import Split
 from offsite.owner import factors
 from offsite.owner.blueprint import everything
 from offsite.owner.build import build, keep_of, lossless
-from offsite.owner.components import candidates
-from offsite.owner.findings import Findings
-from offsite.owner.methods import gradot as module
+from offsite.owner.components import candidates, with_privacy
+from offsite.owner.methods import chain, method_named
 from offsite.owner.methods.gradot import GradOT
+from offsite.owner.methods.gradot_paper import GradOTPaper
+from offsite.owner.parts import Parts
 from offsite.owner.profile import Profile
+from offsite.owner.records import ChannelScores
 from tests.families import FAMILIES, tiny_model
 
 SPLIT = Split(1, 1)
+FORMS = {"fisher": GradOT, "paper": GradOTPaper}
 TOKENS = torch.randint(3, 120, (16, 8), generator=torch.Generator().manual_seed(0))
 
 
@@ -27,7 +30,7 @@ TOKENS = torch.randint(3, 120, (16, 8), generator=torch.Generator().manual_seed(
 def profiled(request):
     """A model of each family, and its profiles in both forms."""
     model = tiny_model(request.param)
-    methods = {form: GradOT(form=form) for form in ("fisher", "paper")}
+    methods = {form: kind() for form, kind in FORMS.items()}
     return model, {form: method.profile(model, SPLIT, TOKENS) for form, method in methods.items()}
 
 
@@ -36,14 +39,14 @@ class TestEveryFamily:
     @pytest.mark.parametrize("keep", [0.2, 0.4, 0.6, 0.8])
     def test_keep_is_what_is_stored(self, profiled, form, keep):
         model, profiles = profiled
-        emulator = build(model, SPLIT, GradOT(form=form).plan(profiles[form], keep))
+        emulator = build(model, SPLIT, FORMS[form]().plan(profiles[form], keep))
         assert keep_of(emulator, model) == pytest.approx(keep, abs=0.02)
         with torch.no_grad():
             assert emulator.model(TOKENS).logits.isfinite().all()
 
     def test_keeping_everything_is_the_lossless_emulator(self, profiled, form):
         model, profiles = profiled
-        blueprint = GradOT(form=form).plan(profiles[form], 1.0)
+        blueprint = FORMS[form]().plan(profiles[form], 1.0)
         assert blueprint == everything(SPLIT, 8)
         with torch.no_grad():
             both = [
@@ -55,14 +58,14 @@ class TestEveryFamily:
         """Scores the other way round make a worse emulator."""
         model, profiles = profiled
         profile = profiles[form]
-        turned = {key: -x if key.endswith(".score") else x for key, x in profile.findings.items()}
+        turned = {key: -x if key.endswith(".score") else x for key, x in profile.tensors.items()}
         for key in [key for key in turned if key.endswith(".score")]:
-            turned[key] = turned[key] - turned[key].min() + profile.findings[key].min()
+            turned[key] = turned[key] - turned[key].min() + profile.tensors[key].min()
         gaps = []
         with torch.no_grad():
             whole = model(TOKENS).logits
-            for findings in (profile.findings, turned):
-                plan = GradOT(form=form).plan(Profile(SPLIT, profile.sizes, findings), 0.7)
+            for tensors in (profile.tensors, turned):
+                plan = FORMS[form]().plan(Profile(SPLIT, profile.sizes, tensors), 0.7)
                 gaps.append((build(model, SPLIT, plan).model(TOKENS).logits - whole).square().mean())
         assert gaps[0] < gaps[1]
 
@@ -71,13 +74,12 @@ def same(one, other):
     return set(one) == set(other) and all(torch.equal(one[key], other[key]) for key in one)
 
 
-@pytest.mark.parametrize("knobs", [{}, {"form": "paper"}, {"labels": "sampled"}], ids=str)
+@pytest.mark.parametrize("method", [GradOT(), GradOTPaper(), GradOT(labels="sampled")], ids=str)
 @pytest.mark.parametrize("room", [1, 1 << 30], ids=["a pass for each layer", "one pass"])
-def test_stopped_between_layers_it_goes_on_to_the_same_end(llama, tmp_path, monkeypatch, knobs, room):
-    method = GradOT(**knobs)
-    undisturbed = method.profile(llama, SPLIT, TOKENS).findings
+def test_stopped_between_layers_it_goes_on_to_the_same_end(llama, tmp_path, monkeypatch, method, room):
+    undisturbed = method.profile(llama, SPLIT, TOKENS).tensors
     monkeypatch.setattr(factors, "_ROOM", room)
-    learnt, real = [], Findings.put
+    learnt, real = [], Parts.put
 
     def stopping(self, part, tensors):
         if len(learnt) in (2, 5) and learnt[-1] is not None:
@@ -86,23 +88,23 @@ def test_stopped_between_layers_it_goes_on_to_the_same_end(llama, tmp_path, monk
         learnt.append(part)
         real(self, part, tensors)
 
-    monkeypatch.setattr(Findings, "put", stopping)
+    monkeypatch.setattr(Parts, "put", stopping)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             method.profile(llama, SPLIT, TOKENS, tmp_path / "work")
-    found = method.profile(llama, SPLIT, TOKENS, tmp_path / "work").findings
+    found = method.profile(llama, SPLIT, TOKENS, tmp_path / "work").tensors
     assert [part for part in learnt if part] == [str(i) for i in range(1, 7)]
     assert same(found, undisturbed)
 
 
 def test_the_text_is_read_once_where_the_sums_fit_into_memory(llama, monkeypatch):
-    passes, real = [], module.curvature
+    passes, real = [], factors.curvature
 
     def counted(model, layers, *rest, **more):
         passes.append(list(layers))
         return real(model, layers, *rest, **more)
 
-    monkeypatch.setattr(module, "curvature", counted)
+    monkeypatch.setattr(factors, "curvature", counted)
     GradOT().profile(llama, SPLIT, TOKENS)
     assert passes == [[1, 2, 3, 4, 5, 6]]
     passes.clear()
@@ -111,16 +113,28 @@ def test_the_text_is_read_once_where_the_sums_fit_into_memory(llama, monkeypatch
     assert passes == [[1], [2], [3], [4], [5], [6]]
 
 
-@pytest.mark.parametrize("knobs", [{"form": "paper"}, {"labels": "sampled"}], ids=str)
-def test_a_profile_of_another_form_or_other_labels_is_refused(llama, knobs):
-    (knob, value), *_ = knobs.items()
-    before = getattr(GradOT(), knob)
+def test_a_profile_of_other_labels_is_refused(llama):
     profile = GradOT().profile(llama, SPLIT, TOKENS)
     GradOT(lambda_channels=0.5, lambda_attention=0.5, ranks=0.9).check(profile)
-    with pytest.raises(UserError, match=f"made with {knob}={before}, not {value}; leave"):
-        GradOT(**knobs).check(profile)
-    with pytest.raises(UserError, match=f"made with {knob}={value}, not {before}; leave"):
-        GradOT().check(GradOT(**knobs).profile(llama, SPLIT, TOKENS))
+    with pytest.raises(UserError, match="made with labels=text, not sampled; leave"):
+        GradOT(labels="sampled").check(profile)
+    with pytest.raises(UserError, match="made with labels=sampled, not text; leave"):
+        GradOT().check(GradOT(labels="sampled").profile(llama, SPLIT, TOKENS))
+
+
+def test_a_profile_of_the_other_form_is_refused(llama):
+    kinds = list(FORMS.values())
+    for kind, other in (kinds, kinds[::-1]):
+        with pytest.raises(UserError, match=f"of the method '{other.name}', not of '{kind.name}'; leave"):
+            kind().check(other().profile(llama, SPLIT, TOKENS))
+
+
+@pytest.mark.parametrize("form", ["paper", "fisher"])
+def test_what_form_was_is_answered_with_the_method(form):
+    with pytest.raises(UserError, match="gradot has no knob 'form': form=paper is the method gradot-paper"):
+        method_named("gradot", [f"form={form}"])
+    with pytest.raises(UserError, match="form=paper is the method gradot-paper"):
+        chain(["scaleot", "gradot"], [f"form={form}"])
 
 
 def test_a_mixture_of_experts_is_refused_before_any_text_is_read(monkeypatch):
@@ -128,7 +142,7 @@ def test_a_mixture_of_experts_is_refused_before_any_text_is_read(monkeypatch):
         vocab_size=128, hidden_size=16, intermediate_size=16, num_hidden_layers=4, num_attention_heads=2,
         num_key_value_heads=2, num_local_experts=2,
     )  # fmt: skip
-    monkeypatch.setattr(module, "curvature", None)
+    monkeypatch.setattr(factors, "curvature", None)
     with pytest.raises(UserError, match="'mixtral' model has no plain feed-forward"):
         GradOT().profile(t.AutoModelForCausalLM.from_config(config), SPLIT, TOKENS)
 
@@ -138,7 +152,7 @@ def test_a_mixture_of_experts_is_refused_before_any_text_is_read(monkeypatch):
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "phi3"])
 def test_weights_have_the_models_type_and_biases_stay(model, dtype, form):
     model.to(dtype)
-    method = GradOT(form=form)
+    method = FORMS[form]()
     blueprint = method.plan(method.profile(model, SPLIT, TOKENS), 0.4)
     emulated = build(model, SPLIT, blueprint).model
     assert {p.dtype for p in emulated.parameters()} == {dtype}
@@ -164,10 +178,10 @@ def test_weights_have_the_models_type_and_biases_stay(model, dtype, form):
 @pytest.mark.parametrize("form", ["fisher", "paper"])
 class TestLambda:
     def test_when_large_what_raises_the_loss_goes_first(self, llama, form):
-        profile = GradOT(form=form).profile(llama, SPLIT, TOKENS)
+        profile = FORMS[form]().profile(llama, SPLIT, TOKENS)
         mixed = 0
-        for place in GradOT(form=form, lambda_channels=1e6).plan(profile, 0.5):
-            slope = profile.findings[f"{place.layer}/mlp.down_proj.slope"]
+        for place in FORMS[form](lambda_channels=1e6).plan(profile, 0.5):
+            slope = ChannelScores.read(profile.tensors, place.layer, "mlp.down_proj").slope
             stays = torch.ones(len(slope), dtype=torch.bool)
             if place.channels is not None:
                 mixed += 1
@@ -177,12 +191,13 @@ class TestLambda:
         assert mixed
 
     def test_it_weighs_each_kind_by_itself(self, llama, form):
-        profile = GradOT(form=form).profile(llama, SPLIT, TOKENS)
+        profile = FORMS[form]().profile(llama, SPLIT, TOKENS)
         for knob in ("lambda_channels", "lambda_attention"):
-            method = GradOT(form=form, **{knob: 0.3})
+            method = FORMS[form](**{knob: 0.3})
             for plain in candidates(profile):
-                slope = profile.findings[f"{plain.layer}/{plain.name}.slope"].double()
-                weighed = method._with_privacy(plain, profile).score
+                weights = method.lambda_attention, method.lambda_channels
+                (weighed,) = (each.score for each in with_privacy([plain], *weights))
+                slope = plain.slope
                 mine = plain.channels == (knob == "lambda_channels")
                 wanted = plain.score - 0.3 * slope if mine else plain.score
                 assert torch.allclose(weighed, wanted)
@@ -190,8 +205,8 @@ class TestLambda:
     @pytest.mark.parametrize("keep", [0.3, 0.6, 0.9, 1.0])
     @pytest.mark.parametrize("weight", [1.0, 1e4])
     def test_keep_is_kept(self, llama, form, keep, weight):
-        profile = GradOT(form=form).profile(llama, SPLIT, TOKENS)
-        method = GradOT(form=form, lambda_channels=weight, lambda_attention=weight)
+        profile = FORMS[form]().profile(llama, SPLIT, TOKENS)
+        method = FORMS[form](lambda_channels=weight, lambda_attention=weight)
         emulator = build(llama, SPLIT, method.plan(profile, keep))
         assert keep_of(emulator, llama) == pytest.approx(keep, abs=0.02)
 
@@ -204,7 +219,7 @@ class TestOddModels:
     def test_a_matrix_of_zeros(self, llama, name, form):
         """As layers that were added to a model begin; nothing flows back through it."""
         Decoder.of(llama).matrix(3, name).zero_()
-        self.check(llama, GradOT(form=form), 0.6)
+        self.check(llama, FORMS[form](), 0.6)
 
     def test_channels_that_are_never_read_go_for_nothing(self, llama):
         Decoder.of(llama).matrix(3, "mlp.down_proj")[:, :40] = 0
@@ -222,7 +237,7 @@ class TestOddModels:
     def test_a_weight_that_is_no_number_is_refused(self, llama, form):
         Decoder.of(llama).matrix(3, "mlp.up_proj")[5, 5] = float("nan")
         with pytest.raises(UserError, match="is not a number; look whether the model's weights are sound"):
-            GradOT(form=form).profile(llama, SPLIT, TOKENS)
+            FORMS[form]().profile(llama, SPLIT, TOKENS)
 
     def check(self, model, method, keep):
         blueprint = method.plan(method.profile(model, SPLIT, TOKENS), keep)

@@ -9,7 +9,7 @@ from offsite.model.decoder import Decoder
 from offsite.owner import factors
 from offsite.owner.components import ridged, root
 from offsite.owner.curvature import Curvature, Moment
-from offsite.owner.methods import gradot as module
+from offsite.owner.methods import gradot, gradot_paper
 from tests.families import tiny_model
 
 UPS = {"llama": 2, "phi3": 1, "gpt2": 1, "opt": 1}  # linears into the channels; phi3's one holds gate and up
@@ -22,6 +22,11 @@ def chance(seed=0):
 def spd(n, seed):
     wide = torch.randn(n, n + 2, generator=chance(seed))
     return wide @ wide.T / n
+
+
+def both(records):
+    """The fields of the two records that a factorisation or a scoring makes."""
+    return vars(records[0]) | vars(records[1])
 
 
 def told(outputs, inputs, seed=0):
@@ -54,7 +59,7 @@ class TestPaperScores:
     @pytest.mark.parametrize("shape", SHAPES)
     def test_a_ranks_is_the_1_norm_of_h_d(self, shape):
         weight, seen = torch.randn(*shape, generator=chance(5)), told(*shape)
-        found = module._paper_ranks(weight, seen)
+        found = both(gradot_paper.rank_scores(weight, seen))
         for score, slope, change in zip(found["score"], found["slope"], singular(weight), strict=True):
             product = torch.kron(seen.inputs, seen.outputs) @ change.T.flatten()
             assert torch.allclose(score, product.abs().sum(), rtol=1e-4)
@@ -65,7 +70,7 @@ class TestPaperScores:
         model = tiny_model(family)
         decoder, seen = Decoder.of(model), reading(model, 3)
         feed = decoder.feed_forward(3)
-        found = module._paper_channels(decoder, 3, feed, seen)
+        found = vars(gradot_paper.channel_scores(decoder, 3, seen))
         fused = {up: decoder.matrix(3, up).shape[0] // feed.width for up in feed.ups}
         assert (len(fused), sum(fused.values())) == (UPS[family], 2 if family in ("llama", "phi3") else 1)
         for channel in (0, 1, feed.width - 1):
@@ -89,7 +94,7 @@ class TestFisherScores:
     def ranks(self, request):
         """A weight, what the pass told of it with the ridge in float64, and its components."""
         weight, seen = torch.randn(*request.param, generator=chance(5)), told(*request.param)
-        return weight, ridged(seen.outputs), ridged(seen.inputs), factors.fisher_ranks(weight, seen), seen
+        return weight, ridged(seen.outputs), ridged(seen.inputs), both(factors.fisher_ranks(weight, seen)), seen
 
     def test_a_ranks_is_what_the_loss_feels_of_its_removal(self, ranks):
         _, g, a, found, seen = ranks
@@ -131,7 +136,7 @@ class TestFisherScores:
         model = tiny_model(family)
         decoder, seen = Decoder.of(model), reading(model, 3)
         feed = decoder.feed_forward(3)
-        found, here = module._channels(decoder, 3, feed, seen), seen[feed.down]
+        found, here = both(gradot.channel_scores(decoder, 3, seen[feed.down])), seen[feed.down]
         weight = decoder.matrix(3, feed.down).double()
         a = ridged(here.inputs)
         root = torch.linalg.cholesky(a)
@@ -154,8 +159,8 @@ def test_the_papers_channel_scores_are_on_the_device_of_the_model():
         name: Curvature(*(part.to("meta") for part in vars(each).values()))
         for name, each in reading(tiny_model("llama"), 3).items()
     }
-    found = module._paper_channels(decoder, 3, decoder.feed_forward(3), seen)
-    assert {tensor.device.type for tensor in found.values()} == {"meta"}
+    found = gradot_paper.channel_scores(decoder, 3, seen)
+    assert (found.score.device.type, found.slope.device.type) == ("meta", "meta")
 
 
 @pytest.mark.parametrize("kind", ["a large mean", "a token in a hundred that is huge"])
@@ -170,13 +175,13 @@ def test_states_that_are_nearly_one_in_bfloat16_can_be_factorised(monkeypatch, k
         moment.add((huge * common + torch.randn(512, 768, generator=made)).bfloat16())
     weight = torch.randn(5, 768, generator=made)
     seen = Curvature(moment.matrix() / 2048, spd(5, 1), weight)
-    found = factors.fisher_ranks(weight, seen)
+    found = both(factors.fisher_ranks(weight, seen))
     assert all(tensor.isfinite().all() for tensor in found.values())
     assert torch.allclose(found["up"] @ found["down"], weight, atol=1e-2)
     model = tiny_model("gpt2")
     told_of = Curvature(seen.inputs[:128, :128], spd(32, 1), torch.zeros(32, 128))
     decoder = Decoder.of(model)
-    channels = module._channels(decoder, 3, decoder.feed_forward(3), {"mlp.c_proj": told_of})
+    channels = both(gradot.channel_scores(decoder, 3, told_of))
     assert channels["score"].isfinite().all()
     assert (channels["score"] >= 0).all()
 
@@ -196,7 +201,7 @@ def test_the_more_evenly_the_nearer_is_the_truncation_to_that_of_the_output_alon
     lower = root(seen.inputs).float()
 
     def lost(evenly):
-        found = factors.fisher_ranks(weight, factors.evened(seen, evenly))
+        found = both(factors.fisher_ranks(weight, factors.evened(seen, evenly)))
         return (((weight - found["up"][:, :3] @ found["down"][:3]) @ lower) ** 2).sum()
 
     best = torch.linalg.svdvals(weight @ lower)[3:].square().sum()

@@ -162,7 +162,7 @@ def test_crash_keeps_each_clusters_middle_and_fills_every_place_with_the_nearest
 def test_crash_profiles_alike_for_alike_seeds_and_leaves_the_model(model):
     tokens = torch.randint(3, 120, (16, 8))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    first, second = (Crash().profile(model, SPLIT, tokens).findings["model/cka"] for _ in range(2))
+    first, second = (Crash().profile(model, SPLIT, tokens).tensors["model/cka"] for _ in range(2))
     assert torch.equal(first, second)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 

@@ -16,7 +16,7 @@ from offsite.owner.methods import METHODS
 from offsite.owner.methods.base import Method, layers_to_keep
 from offsite.owner.methods.crash import Crash
 from offsite.owner.methods.uniform import Uniform
-from offsite.owner.profile import Findings, Profile
+from offsite.owner.profile import Parts, Profile
 from tests.families import tiny_model
 from tests.sample_bundles import is_sentence, refusal
 
@@ -35,16 +35,14 @@ class Slow(Method):
     learnt: ClassVar[list[int]] = []
     stop: ClassVar[int | None] = None
 
-    def learn(self, model, split, tokens, findings):
+    def measure(self, model, split, tokens, parts):
         for layer in split.middle(8):
-            if str(layer) in findings.parts:
+            if str(layer) in parts.names:
                 continue
             if layer == Slow.stop:
                 raise KeyboardInterrupt
             Slow.learnt.append(layer)
-            findings.put(
-                str(layer), {"scores": self.scale * tokens.float() * layer, "rank": torch.tensor(layer)}
-            )
+            parts.put(str(layer), {"scores": self.scale * tokens.float() * layer, "rank": torch.tensor(layer)})
 
     def plan(self, profile, keep):
         return Uniform().plan(profile, layers_to_keep(profile, keep) / len(profile.middle))
@@ -80,76 +78,74 @@ def edit(folder, **changes):
 
 class TestFindings:
     @pytest.fixture(params=["memory", "folder"])
-    def findings(self, request, tmp_path):
-        return Findings(tmp_path / "work" if request.param == "folder" else None)
+    def parts(self, request, tmp_path):
+        return Parts(tmp_path / "work" if request.param == "folder" else None)
 
-    def test_are_found_by_part_and_name(self, findings):
+    def test_are_found_by_part_and_name(self, parts):
         tensors = {"a.b": torch.arange(4.0), "q/k": torch.tensor([1, 2])}
-        findings.put("3", tensors)
-        findings.put("model", {"cka": torch.eye(2).half()})
-        assert findings.parts == {"3", "model"}
-        assert list(findings) == ["3/a.b", "3/q/k", "model/cka"]
-        assert len(findings) == 3
-        assert same(
-            findings, {"3/a.b": tensors["a.b"], "3/q/k": tensors["q/k"], "model/cka": torch.eye(2).half()}
-        )
-        assert "3/a.b" in findings
+        parts.put("3", tensors)
+        parts.put("model", {"cka": torch.eye(2).half()})
+        assert parts.names == {"3", "model"}
+        assert list(parts) == ["3/a.b", "3/q/k", "model/cka"]
+        assert len(parts) == 3
+        assert same(parts, {"3/a.b": tensors["a.b"], "3/q/k": tensors["q/k"], "model/cka": torch.eye(2).half()})
+        assert "3/a.b" in parts
         for missing in ("3/c", "4/a.b", "3", "model"):
-            assert missing not in findings
+            assert missing not in parts
             with pytest.raises(KeyError, match=missing):
-                findings[missing]
+                parts[missing]
 
-    def test_a_part_put_twice_is_as_put_last(self, findings):
-        findings.put("3", {"a": torch.ones(2), "b": torch.ones(2)})
-        findings.put("3", {"a": torch.zeros(2)})
-        assert same(findings, {"3/a": torch.zeros(2)})
+    def test_a_part_put_twice_is_as_put_last(self, parts):
+        parts.put("3", {"a": torch.ones(2), "b": torch.ones(2)})
+        parts.put("3", {"a": torch.zeros(2)})
+        assert same(parts, {"3/a": torch.zeros(2)})
 
-    def test_views_and_empty_parts_are_kept(self, findings):
+    def test_views_and_empty_parts_are_kept(self, parts):
         whole = torch.arange(12.0).view(3, 4)
-        findings.put("views", {"turned": whole.T, "row": whole[1]})
-        findings.put("empty", {})
-        assert same(findings, {"views/turned": whole.T, "views/row": whole[1]})
-        assert findings.parts == {"views", "empty"}
+        parts.put("views", {"turned": whole.T, "row": whole[1]})
+        parts.put("empty", {})
+        assert same(parts, {"views/turned": whole.T, "views/row": whole[1]})
+        assert parts.names == {"views", "empty"}
 
-    def test_what_is_no_number_is_refused(self, findings):
+    def test_what_is_no_number_is_refused(self, parts):
         with pytest.raises(UserError, match="3/a is not a number; look") as caught:
-            findings.put("3", {"a": torch.tensor([1.0, float("nan")])})
+            parts.put("3", {"a": torch.tensor([1.0, float("nan")])})
         assert is_sentence(str(caught.value))
-        assert findings.parts == set()
+        assert parts.names == set()
 
     def test_one_that_cannot_be_written_leaves_nothing(self, tmp_path):
         (tmp_path / "3.safetensors").mkdir()
         with pytest.raises(OSError, match=r"3\.safetensors"):
-            Findings(tmp_path).put("3", {"a": torch.ones(2)})
+            Parts(tmp_path).put("3", {"a": torch.ones(2)})
         assert [path.name for path in tmp_path.iterdir()] == ["3.safetensors"]
 
 
 class TestResumed:
     def test_findings_of_the_same_mark_are_there_and_of_another_gone(self, tmp_path):
-        Findings.resumed(tmp_path / "work", "one").put("3", {"a": torch.ones(2)})
-        assert Findings.resumed(tmp_path / "work", "one").parts == {"3"}
-        other = Findings.resumed(tmp_path / "work", "other")
-        assert other.parts == set()
+        Parts.resumed(tmp_path / "work", "one").put("3", {"a": torch.ones(2)})
+        assert Parts.resumed(tmp_path / "work", "one").names == {"3"}
+        other = Parts.resumed(tmp_path / "work", "other")
+        assert other.names == set()
         other.put("4", {"a": torch.ones(2)})
-        assert Findings.resumed(tmp_path / "work", "other").parts == {"4"}
+        assert Parts.resumed(tmp_path / "work", "other").names == {"4"}
 
     def test_nothing_is_written_before_there_is_something_to_keep(self, tmp_path):
-        Findings.resumed(tmp_path / "work", "one")
+        Parts.resumed(tmp_path / "work", "one")
         assert not list(tmp_path.iterdir())
 
     def test_what_a_kill_left_is_passed_over(self, tmp_path):
-        findings = Findings.resumed(tmp_path, "one")
+        parts = Parts.resumed(tmp_path, "one")
         for part in "345":
-            findings.put(part, {"a": torch.ones(200)})
+            parts.put(part, {"a": torch.ones(200)})
         cut = tmp_path / "4.safetensors"
         cut.write_bytes(cut.read_bytes()[:-100])
         (tmp_path / "5.safetensors").write_bytes(b"")
         (tmp_path / ".6.safetensors.partial-new").write_bytes(b"begun")
-        assert Findings.resumed(tmp_path, "one").parts == {"3"}
+        assert Parts.resumed(tmp_path, "one").names == {"3"}
 
     def test_a_folder_of_other_things_stays(self, tmp_path):
         (tmp_path / "model.safetensors").write_text("mine")
-        assert "holds other things" in refusal(lambda path: Findings.resumed(path, "one"), tmp_path)
+        assert "holds other things" in refusal(lambda path: Parts.resumed(path, "one"), tmp_path)
         assert (tmp_path / "model.safetensors").read_text() == "mine"
 
     def test_a_profile_that_was_stopped_goes_on_to_the_same_end(self, model, tmp_path, slow):
@@ -163,8 +159,8 @@ class TestResumed:
                 with pytest.raises(KeyboardInterrupt):
                     Slow().profile(model, SPLIT, TOKENS, tmp_path / "work")
         assert slow.learnt == [1, 2, 3, 4, 5, 6]
-        assert same(profile.findings, undisturbed.findings)
-        assert replace(profile, findings={}) == replace(undisturbed, findings={})
+        assert same(profile.tensors, undisturbed.tensors)
+        assert replace(profile, tensors={}) == replace(undisturbed, tensors={})
 
     @pytest.mark.parametrize("changed", ["model", "split", "tokens", "knob"])
     def test_what_was_learnt_of_other_inputs_is_learnt_anew(self, model, tmp_path, slow, changed):
@@ -180,21 +176,21 @@ class TestResumed:
         }
         method, *inputs = asked[changed]
         resumed = method.profile(*inputs, tmp_path / "work")
-        assert same(resumed.findings, method.profile(*inputs).findings)
+        assert same(resumed.tensors, method.profile(*inputs).tensors)
 
     def test_what_other_code_of_the_method_computed_is_computed_anew(self, model, tmp_path, slow, monkeypatch):
         slow.stop = 3
         with pytest.raises(KeyboardInterrupt):
             Slow().profile(model, SPLIT, TOKENS, tmp_path / "work")
         slow.stop = None
-        real = Slow.learn
+        real = Slow.measure
 
-        def learn(self, model, split, tokens, findings):
-            real(self, model, split, -tokens, findings)
+        def measure(self, model, split, tokens, parts):
+            real(self, model, split, -tokens, parts)
 
-        monkeypatch.setattr(Slow, "learn", learn)
+        monkeypatch.setattr(Slow, "measure", measure)
         profile = Slow().profile(model, SPLIT, TOKENS, tmp_path / "work")
-        assert torch.equal(profile.findings["1/scores"], -TOKENS.float())
+        assert torch.equal(profile.tensors["1/scores"], -TOKENS.float())
 
 
 class TestSaved:
@@ -204,8 +200,8 @@ class TestSaved:
         profile = method.profile(model, SPLIT, TOKENS if method.calibration else None)
         profile.save(tmp_path / "saved")
         loaded = Profile.load(tmp_path / "saved")
-        assert same(loaded.findings, profile.findings)
-        assert replace(loaded, findings={}) == replace(profile, findings={})
+        assert same(loaded.tensors, profile.tensors)
+        assert replace(loaded, tensors={}) == replace(profile, tensors={})
         for keep in (0.2, 0.5, 1.0):
             assert repr(method.plan(loaded, keep)) == repr(method.plan(profile, keep))
 
@@ -219,15 +215,15 @@ class TestSaved:
         assert {path.name for path in (tmp_path / "saved").iterdir()} == names | {"profile.json"}
         one, other = (tmp_path / where / "3.safetensors" for where in ("work", "saved"))
         assert one.samefile(other) == links
-        in_memory = Slow().profile(model, SPLIT, TOKENS).findings
-        assert same(profile.findings, in_memory)
+        in_memory = Slow().profile(model, SPLIT, TOKENS).tensors
+        assert same(profile.tensors, in_memory)
         shutil.rmtree(tmp_path / "work")
-        assert same(Profile.load(tmp_path / "saved").findings, in_memory)
+        assert same(Profile.load(tmp_path / "saved").tensors, in_memory)
 
     def test_onto_itself(self, saved):
-        before = dict(Profile.load(saved).findings)
+        before = dict(Profile.load(saved).tensors)
         Profile.load(saved).save(saved)
-        assert same(Profile.load(saved).findings, before)
+        assert same(Profile.load(saved).tensors, before)
 
     def test_knobs_of_every_kind(self, model, tmp_path):
         knobs = {"a": True, "b": 1, "c": 1.0, "d": "word", "e": float("inf"), "f": 1e-300}
@@ -250,7 +246,7 @@ class TestSaved:
         def full(*_):
             raise OSError("full")
 
-        monkeypatch.setattr("offsite.owner.findings.save_file", full)
+        monkeypatch.setattr("offsite.owner.parts.save_file", full)
         with pytest.raises(OSError, match="full"):
             Crash().profile(model, SPLIT, TOKENS).save(saved)
         assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
@@ -282,8 +278,8 @@ class TestRefused:
         part = saved / "3.safetensors"
         part.write_bytes(b"\xff" * part.stat().st_size)
         loaded = Profile.load(saved)
-        assert "2/rank" in loaded.findings
-        assert "3.safetensors' cannot be read" in refusal(loaded.findings.__getitem__, "3/rank")
+        assert "2/rank" in loaded.tensors
+        assert "3.safetensors' cannot be read" in refusal(loaded.tensors.__getitem__, "3/rank")
 
     def test_a_part_more_or_less(self, saved):
         (saved / "3.safetensors").rename(saved / "9.safetensors")
@@ -294,7 +290,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("changes", "why"),
         [
-            ({"format": "offsite-profile/2"}, "'format': Input should be 'offsite-profile/1'"),
+            ({"format": "offsite-profile/1"}, "'format': Input should be 'offsite-profile/2'"),
             ({"sizes": [1, -1]}, "'sizes.1': Input should be greater"),
             ({"knobs": {"a": [1]}}, "'knobs.a"),
             ({"split": {"bottom": 0, "top": 1}}, "leaves the adapter without an end"),

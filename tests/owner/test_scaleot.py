@@ -37,7 +37,7 @@ def test_a_model_in_half_precision_is_learnt_about_in_float32():
     half.config.dtype = torch.bfloat16
     chosen = ScaleOT(**QUICK, alpha=0.5)
     learnt = chosen.profile(half, SPLIT, TOKENS)
-    assert learnt.findings[f"harmonizers/{MIDDLE[0]}.up"].dtype == torch.float32
+    assert learnt.tensors[f"harmonizers/{MIDDLE[0]}.factors.up"].dtype == torch.float32
     built = build(half, SPLIT, chosen.plan(learnt, 0.5)).model
     assert {tensor.dtype for tensor in built.state_dict().values()} == {torch.bfloat16}
     with torch.no_grad():
@@ -73,17 +73,17 @@ def test_every_harmonizer_and_every_score_moves(model, profile):
     start = ScaleOT(**QUICK | {"steps": 1, "lr": 1e-9}).profile(model, SPLIT, TOKENS)
     for layer in MIDDLE:
         for part in ("up", "down"):
-            key = f"harmonizers/{layer}.{part}"
-            assert not torch.allclose(profile.findings[key], start.findings[key], atol=1e-5), key
-    assert (profile.findings["harmonizers/scores"] != 0).all()
-    curves = profile.findings["harmonizers/curve.scores"]
-    assert torch.equal(curves[-1], profile.findings["harmonizers/scores"])
+            key = f"harmonizers/{layer}.factors.{part}"
+            assert not torch.allclose(profile.tensors[key], start.tensors[key], atol=1e-5), key
+    assert (profile.tensors["harmonizers/scores"] != 0).all()
+    curves = profile.tensors["harmonizers/curve.scores"]
+    assert torch.equal(curves[-1], profile.tensors["harmonizers/scores"])
 
 
 def test_harmonizers_learn(model):
     """On a text that can be learnt: one word, again and again."""
     longer = ScaleOT(**QUICK | {"steps": 40, "regressed": 0, "lr": 1e-2})
-    found = longer.profile(model, SPLIT, torch.full_like(TOKENS, 7)).findings
+    found = longer.profile(model, SPLIT, torch.full_like(TOKENS, 7)).tensors
     loss = found["harmonizers/curve.loss"]
     assert loss[-10:].mean() < loss[:10].mean() / 2
 
@@ -118,21 +118,21 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(model, tmp_path, monkeypa
         chosen.profile(model, SPLIT, TOKENS, tmp_path / "work")
     go_on()
     resumed = chosen.profile(model, SPLIT, TOKENS, tmp_path / "work")
-    assert same(dict(resumed.findings), dict(whole.findings))
-    assert training.STATE not in resumed.findings.parts
+    assert same(dict(resumed.tensors), dict(whole.tensors))
+    assert training.STATE not in resumed.tensors.names
 
 
 def test_the_same_seed_gives_the_same_profile_and_another_another(model, profile):
     again, other = (ScaleOT(**QUICK | {"seed": seed}).profile(model, SPLIT, TOKENS) for seed in (0, 1))
-    assert same(dict(again.findings), dict(profile.findings))
-    assert not same(dict(other.findings), dict(profile.findings))
+    assert same(dict(again.tensors), dict(profile.tensors))
+    assert not same(dict(other.tensors), dict(profile.tensors))
 
 
 @pytest.mark.parametrize(("alpha", "replaced"), [(0.0, 0), (0.25, 2), (0.5, 3), (0.99, 5)])
 def test_alpha_replaces_the_layers_of_the_least_score(profile, alpha, replaced):
     plan = ScaleOT(**QUICK, alpha=alpha).plan(profile, 0.7)
     gone = [place.layer for place in plan if place.harmonizer]
-    order = profile.findings["harmonizers/scores"].argsort().tolist()
+    order = profile.tensors["harmonizers/scores"].argsort().tolist()
     assert sorted(gone) == sorted(MIDDLE[i] for i in order[:replaced])
     assert [place.layer for place in plan] == MIDDLE
 
@@ -219,7 +219,7 @@ def test_dropout_rests_and_modes_come_back(profile):
     model.transformer.h[2].eval()
     modes = [module.training for module in model.modules()]
     chosen = ScaleOT(**QUICK)
-    first, second = (chosen.profile(model, SPLIT, TOKENS).findings for _ in range(2))
+    first, second = (chosen.profile(model, SPLIT, TOKENS).tensors for _ in range(2))
     assert same(dict(first), dict(second))
     assert [module.training for module in model.modules()] == modes
 
@@ -227,7 +227,7 @@ def test_dropout_rests_and_modes_come_back(profile):
 def test_layers_that_do_not_fit_at_once_are_fitted_in_turn(model, profile, monkeypatch):
     monkeypatch.setattr(training, "_ROOM", 2 * 8 * 32**2)  # two layers of a width of 32
     again = ScaleOT(**QUICK).profile(model, SPLIT, TOKENS)
-    assert same(dict(again.findings), dict(profile.findings))
+    assert same(dict(again.tensors), dict(profile.tensors))
 
 
 def test_a_profile_serves_any_alpha_and_beta_but_no_other_training(profile):

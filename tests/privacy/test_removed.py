@@ -33,7 +33,7 @@ HOW = {  # methods, knobs, keep
     "crash": ("crash", [], 0.5),
     "svd": ("svd", [], 0.6),
     "gradot": ("gradot", [], 0.6),
-    "gradot, as published": ("gradot", ["form=paper"], 0.6),
+    "gradot, as published": ("gradot-paper", [], 0.6),
     "src": ("src", ["beta=0.9"], 1.0),
     "scaleot": ("scaleot", [*QUICK, "alpha=0.5", "beta=0.8"], 1.0),
     "scaleot+gradot": ("scaleot+gradot", QUICK, 0.6),

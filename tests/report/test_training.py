@@ -12,7 +12,7 @@ import torch
 
 from offsite.errors import UserError
 from offsite.model.split import Split
-from offsite.owner.findings import Findings
+from offsite.owner.parts import Parts
 from offsite.owner.profile import Profile
 from offsite.report.figures import DEPTHS, shades
 from offsite.report.training import write_training
@@ -178,13 +178,13 @@ def test_shades_stand_out_on_both_grounds_and_end_where_they_should(count):
 
 
 def test_a_profile_opens_with_its_report_in_its_folder(tmp_path, given):
-    findings = Findings()
-    findings.put("harmonizers", {"scores": torch.arange(4.0)})
-    Profile.of(tiny_model("llama"), Split(), findings, method="scaleot").save(tmp_path / "profile")
+    tensors = Parts()
+    tensors.put("harmonizers", {"scores": torch.arange(4.0)})
+    Profile.of(tiny_model("llama"), Split(), tensors, method="scaleot").save(tmp_path / "profile")
     write_training(tmp_path / "profile" / "report.html", **given)
     opened = Profile.load(tmp_path / "profile")
-    assert list(opened.findings) == ["harmonizers/scores"]
-    assert torch.equal(opened.findings["harmonizers/scores"], torch.arange(4.0))
+    assert list(opened.tensors) == ["harmonizers/scores"]
+    assert torch.equal(opened.tensors["harmonizers/scores"], torch.arange(4.0))
 
 
 @pytest.mark.slow

@@ -10,12 +10,13 @@ import typer
 
 from offsite.cli.options import Force, Json, Model, Seed, Text
 from offsite.cli.shell import beside, console, emit, leftovers, output
+from offsite.owner.methods import DEFAULT, METHODS
 
 if TYPE_CHECKING:
     from offsite.owner.profile import Profile
 
 NAME = "profile"
-HELP = """Model owner: let a method learn about the model, once for every budget.
+HELP = """Model owner: profile the model with a method, once for every budget.
 
 Interrupted, the same command goes on where it stopped.
 
@@ -24,22 +25,24 @@ Example: `offsite profile smollm2-135m --method gradot --text wikipedia -o profi
 Another: `offsite profile smollm2-135m --method scaleot --steps 300 -o scaleot-profile/`
 """
 
-METHODS, DEFAULT = "gradot, scaleot, src, uniform, crash or svd", "gradot"
-"""What owner.methods has, which is too much to import for a --help; tests hold the two together."""
+_NAMES = ", ".join(METHODS)
 Profiles = Annotated[
     list[Path] | None, typer.Option("--profile", help="Plan from this, made by `offsite profile`.")
 ]
 Methods = Annotated[
     str | None,
-    typer.Option(help=f"{METHODS}, or several, as scaleot+gradot [default: the profiles', or {DEFAULT}]."),
+    typer.Option(help=f"{_NAMES}; several as scaleot+gradot [default: the profiles', or {DEFAULT}]."),
 ]
-Knobs = Annotated[list[str] | None, typer.Option("--set", help="A knob of the method, as gradot's form=paper.")]
+Knobs = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A knob of the method, as rank=64; `offsite methods` lists all."),
+]
 
 
 def command(
     model: Model,
     out: Annotated[Path, typer.Option("-o", "--output", help="The profile to write; it stays with you.")],
-    method: Annotated[str | None, typer.Option(help=f"{METHODS} [default: {DEFAULT}].")] = None,
+    method: Annotated[str | None, typer.Option(help=f"{_NAMES} [default: {DEFAULT}].")] = None,
     knobs: Knobs = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Of training, for methods that train [default: the method's].")
@@ -57,7 +60,7 @@ def command(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Read the text, let the method learn, save."""
+    """Read the text, profile, save."""
     output(out, force, [model, text])
     from offsite.files.atomic import staged
     from offsite.model import loading
@@ -79,18 +82,19 @@ def command(
 
 def has_parts(work: Path) -> bool:
     """Tell whether an interrupted profile left a part to go on from."""
-    from offsite.owner.profile import Findings
+    from offsite.owner.parts import Parts
 
-    return bool(Findings(work).parts)
+    return bool(Parts(work).names)
 
 
 def _report(profile: Profile, path: Path, model: str, text: str) -> Path | None:
-    """Write the report of a profile that was trained; None where there was no training, or no plotly."""
+    """Write the page of a profile whose method trained; None where there was no training, or no plotly."""
     from importlib.util import find_spec
 
-    curves = {name: profile.findings.get(f"harmonizers/curve.{name}") for name in ("loss", "judged", "scores")}
-    known = {name: curve.tolist() for name, curve in curves.items() if curve is not None}
-    if len(known) < len(curves):
+    from offsite.owner.methods import training_of
+
+    curves = training_of(profile)
+    if curves is None:
         return None
     if find_spec("plotly") is None:  # the profile is worth having without it
         typer.echo("No report: that needs plotly, `pip install 'offsite[report]'`.", err=True)
@@ -102,7 +106,7 @@ def _report(profile: Profile, path: Path, model: str, text: str) -> Path | None:
     facts |= {"Adapter layers": f"{split.bottom} bottom, {split.top} top", "Text": Path(text).name}
     for knob in ("steps", "rank", "seed"):
         facts |= {knob.capitalize(): str(profile.knobs[knob])} if knob in profile.knobs else {}
-    return write_training(path, title=name, layers=profile.middle, facts=facts, **known)
+    return write_training(path, title=name, layers=profile.middle, facts=facts, **curves.lists())
 
 
 def _show(profile: Profile, model: str, out: Path, text: str, json: bool, report: Path | None) -> None:
@@ -122,8 +126,8 @@ def _show(profile: Profile, model: str, out: Path, text: str, json: bool, report
             read = "{} blocks of {} tokens of {}".format(*profile.calibration, text)
         say = console().print
         say(
-            f"Profile in {out}, {size / 1e6:,.2f} MB: what {profile.method} learnt, from {read}. It is good "
-            "for any --keep, and tells much of the model's weights: keep it to yourself."
+            f"Profile in {out}, {size / 1e6:,.2f} MB: what {profile.method} measured, from {read}. It serves "
+            "any --keep, and tells much of the model's weights: keep it to yourself."
         )
         if report:
             say(f"Report, yours as well: {report}")

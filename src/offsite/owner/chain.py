@@ -82,22 +82,22 @@ def _narrowed(profile: Profile, blueprint: Blueprint) -> Profile:
     layers = {place.layer for place in raw(blueprint)}
     sizes = tuple(size if layer in layers else 0 for layer, size in enumerate(profile.sizes))
     gone = {str(layer) for layer in profile.middle if layer not in layers}
-    return replace(profile, sizes=sizes, findings=_Without(profile.findings, gone))
+    return replace(profile, sizes=sizes, tensors=_Without(profile.tensors, gone))
 
 
 class _Without(Mapping[str, Tensor]):
-    """Findings without some parts."""
+    """Parts without some parts."""
 
-    def __init__(self, findings: Mapping[str, Tensor], gone: set[str]) -> None:
-        self.findings, self.gone = findings, gone
+    def __init__(self, tensors: Mapping[str, Tensor], gone: set[str]) -> None:
+        self.tensors, self.gone = tensors, gone
 
     def __getitem__(self, key: str) -> Tensor:
         if key.partition("/")[0] in self.gone:
             raise KeyError(key)
-        return self.findings[key]
+        return self.tensors[key]
 
     def __iter__(self) -> Iterator[str]:
-        return (key for key in self.findings if key.partition("/")[0] not in self.gone)
+        return (key for key in self.tensors if key.partition("/")[0] not in self.gone)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)

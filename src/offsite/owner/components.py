@@ -1,13 +1,12 @@
 """What can be taken out of a layer, piece by piece: singular components of attention, feed-forward channels.
 
-A method scores them once (into its profile); which of them stay under a budget is settled here, and made a
-blueprint.
+A method scores them once, in its profile; here a budget decides which of them stay, as a blueprint.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from offsite.model.decoder import Decoder
 from offsite.model.linears import Weight
 from offsite.owner.blueprint import Blueprint, Place
 from offsite.owner.profile import Profile
+from offsite.owner.records import ChannelScores, Factors, RankScores, Repair, Scores
 
 _DECADES = 16  # of prices that are tried
 _TINY = 1e-6  # of the mean energy, for channels that are always zero
@@ -36,11 +36,13 @@ class Candidates:
     """The linear's name in the layer."""
     channels: bool
     score: Tensor
-    """(n): what each is worth; the least goes first."""
+    """(n): how much each matters; the least goes first."""
     cost: int
     """Parameters that one component stores."""
     dense: int
     """Parameters of the whole; no number of components stores more."""
+    slope: Tensor | None = None
+    """(n): by how much the loss changes to first order where each is taken out."""
 
     def stored(self, count: Tensor) -> Tensor:
         """Parameters that so many components store."""
@@ -59,26 +61,38 @@ Rule = Callable[[Sequence[Candidates], float], Kept]
 """What stays at a level from 0 (least) to 1 (all)."""
 
 
-def sizes_of(decoder: Decoder, layer: int) -> dict[str, Tensor]:
-    """The `.cost` of all that can be taken out of a layer, for its profile."""
-    shapes = {name: decoder.matrix(layer, name).shape for name in decoder.linears(layer)}
+def channel_cost(decoder: Decoder, layer: int) -> Tensor:
+    """Return the parameters of one feed-forward channel of a layer, and of all."""
     feed = decoder.feed_forward(layer)
-    inner = sum(shapes[name].numel() for name in (*feed.ups, feed.down))
-    costs = {name: (sum(shapes[name]), shapes[name].numel()) for name in decoder.attention(layer)}
-    costs[feed.down] = (inner // feed.width, inner)
-    return {f"{name}.cost": torch.tensor(cost) for name, cost in costs.items()}
+    inner = sum(decoder.matrix(layer, name).numel() for name in (*feed.ups, feed.down))
+    return torch.tensor([inner // feed.width, inner])
 
 
 def candidates(profile: Profile) -> list[Candidates]:
-    """All whose scores a profile has, from keys `LAYER/LINEAR.score`; `.cost` holds (cost, dense)."""
-    found = []
-    for key in sorted(key for key in profile.findings if key.endswith(".score")):
-        place = key.removesuffix(".score")
-        layer, _, name = place.partition("/")
-        cost, dense = profile.findings[f"{place}.cost"].long().tolist()
-        channels = f"{place}.up" not in profile.findings
-        found.append(Candidates(int(layer), name, channels, profile.findings[key].double(), cost, dense))
-    return found
+    """Return all whose scores a profile has."""
+    kinds: tuple[type[Scores], ...] = (RankScores, ChannelScores)
+    places = sorted((place, kind is ChannelScores) for kind in kinds for place in kind.places(profile.tensors))
+    return [_candidates(profile, *place, channels) for place, channels in places]
+
+
+def _candidates(profile: Profile, layer: str, name: str, channels: bool) -> Candidates:
+    kind: type[Scores] = ChannelScores if channels else RankScores
+    found = kind.read(profile.tensors, layer, name)
+    cost, dense = found.cost.long().tolist()
+    slope = None if found.slope is None else found.slope.double()
+    return Candidates(int(layer), name, channels, found.score.double(), cost, dense, slope)
+
+
+def with_privacy(among: Sequence[Candidates], attention: float, channels: float) -> list[Candidates]:
+    """Subtract GradOT's privacy term from the scores: the slopes, times the weight for each kind."""
+    weighed = []
+    for each in among:
+        weight = channels if each.channels else attention
+        if weight:
+            assert each.slope is not None, "methods with a privacy term measure slopes"
+            each = replace(each, score=each.score - weight * each.slope)
+        weighed.append(each)
+    return weighed
 
 
 def choose(profile: Profile, among: Sequence[Candidates], keep: float, rule: Rule) -> Kept:
@@ -96,7 +110,7 @@ def choose(profile: Profile, among: Sequence[Candidates], keep: float, rule: Rul
 
 
 def by_price(floor: float, ranks: float = 1.0) -> Rule:
-    """Keep what is worth its cost, scores being losses in one unit that add up over the whole stack.
+    """Keep what scores above its price; scores are losses in one unit that add up over the whole stack.
 
     At a price for a parameter each of the candidates, by itself, minimises the scores that it loses plus the
     price of what it stores; over all of them that is the least loss for the total stored (a Lagrangian). The
@@ -125,30 +139,29 @@ def by_share(floor: float, pool: Callable[[Candidates], object]) -> Rule:
 
 
 def blueprint(profile: Profile, among: Sequence[Candidates], kept: Kept) -> Blueprint:
-    """The places of the middle with what was `kept`.
+    """Return the places of the middle with what was `kept`.
 
-    Where the profile has the `.moment` and `.weight` of a feed-forward's last linear, what is left of that is
-    mended.
+    Where the profile has the `Repair` of a feed-forward, the channels that stay take over what they can.
     """
     channels: dict[int, tuple[int, ...]] = {}
     weights: dict[int, dict[str, Weight]] = {layer: {} for layer in profile.middle}
+    repairs = set(Repair.places(profile.tensors))
     for each, indices in zip(among, kept, strict=True):
         if len(indices) == len(each.score):
             continue
-        place = f"{each.layer}/{each.name}"
         if not each.channels:
-            up, down = (profile.findings[f"{place}.{part}"] for part in ("up", "down"))
-            weights[each.layer][each.name] = Weight.of(up[:, indices], down[indices])
+            factors = Factors.read(profile.tensors, each.layer, each.name)
+            weights[each.layer][each.name] = Weight.of(factors.up[:, indices], factors.down[indices])
             continue
         channels[each.layer] = tuple(indices.tolist())
-        if f"{place}.moment" in profile.findings:
-            weight, moment = (profile.findings[f"{place}.{part}"] for part in ("weight", "moment"))
-            weights[each.layer][each.name] = Weight((mended(weight, moment, indices),))
+        if (str(each.layer), each.name) in repairs:
+            repair = Repair.read(profile.tensors, each.layer, each.name)
+            weights[each.layer][each.name] = Weight((refitted(repair.weight, repair.moment, indices),))
     return tuple(Place(layer, channels.get(layer), weights[layer]) for layer in profile.middle)
 
 
-def mended(weight: Tensor, moment: Tensor, kept: Tensor) -> Tensor:
-    """The columns `kept` of `weight` (out, in), changed so that the output changes least in mean square.
+def refitted(weight: Tensor, moment: Tensor, kept: Tensor) -> Tensor:
+    """Return the columns `kept` of `weight` (out, in), changed so that the output changes least in mean square.
 
     `moment` is E[x xT] of what the weight reads (in, in): W A_K (A_KK + ridge)^-1, with A_K the columns kept.
     """
@@ -180,7 +193,7 @@ def _stored(among: Sequence[Candidates], kept: Kept) -> int:
 
 
 def _price(among: Sequence[Candidates], level: float) -> float:
-    """Of a parameter: from so dear that nothing is worth it, down; below zero where some scores are."""
+    """Return the price of a parameter: falling from above all scores; below zero where some scores are."""
     cost = min(each.cost for each in among)
     least, dearest = (float(f(torch.cat([each.score for each in among]))) for f in (torch.min, torch.max))
     if least >= 0:
@@ -190,10 +203,10 @@ def _price(among: Sequence[Candidates], level: float) -> float:
 
 
 def _count(each: Candidates, price: float, floor: float, most: float) -> int:
-    """How many components make lost scores and the price of what is stored the least."""
-    worth = each.score.sort(descending=True).values
-    counts = torch.arange(each.least(floor), max(each.least(floor), int(most * len(worth))) + 1)
-    lost = (worth.sum() - torch.cat([worth.new_zeros(1), worth.cumsum(0)]))[counts]
+    """Return how many components minimise the scores lost plus the price of what is stored."""
+    scores = each.score.sort(descending=True).values
+    counts = torch.arange(each.least(floor), max(each.least(floor), int(most * len(scores))) + 1)
+    lost = (scores.sum() - torch.cat([scores.new_zeros(1), scores.cumsum(0)]))[counts]
     return int(counts[(lost + price * each.stored(counts)).argmin()])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -13,48 +13,71 @@ from offsite.model.decoder import Decoder
 from offsite.model.split import Split
 from offsite.owner.components import root
 from offsite.owner.curvature import Curvature, curvature
-from offsite.owner.findings import Findings
+from offsite.owner.parts import Parts
+from offsite.owner.records import Factors, RankScores
 from offsite.progress import track
 
 _ROOM = 2 << 30  # bytes of sums at once; more layers than fit are watched in further passes
 
 
-def factorise(model: PreTrainedModel, split: Split, findings: Findings, tokens: Tensor | None = None) -> None:
-    """Put, for each layer of the middle, `LINEAR.up` (out, k) and `LINEAR.down` (k, in) of its attention.
+def factorise(model: PreTrainedModel, split: Split, parts: Parts, tokens: Tensor | None = None) -> None:
+    """Put the `Factors` of the attention of each layer of the middle into `parts`, where they lack.
 
     The best components come first: in the Fisher norm over `tokens` (blocks, length), or without them in the
     weight's own.
     """
     decoder = Decoder.of(model)
-    missing = findings.lacking(split.middle(len(decoder)))
-    watched = {layer: decoder.attention(layer) for layer in missing}
-    for group in groups(decoder, watched):
-        seen = {} if tokens is None else curvature(model, group, tokens)
+    for layer, seen in watched(model, split, parts, tokens, decoder.attention):
+        found: dict[str, Tensor] = {}
+        for name in decoder.attention(layer):
+            weight = decoder.matrix(layer, name).float()
+            ranks = fisher_ranks(weight, evened(seen[name])) if seen else plain_ranks(weight)
+            found |= ranks[0].tensors(name)
+        parts.put(str(layer), found)
+
+
+def watched(
+    model: PreTrainedModel,
+    split: Split,
+    parts: Parts,
+    tokens: Tensor | None,
+    linears: Callable[[int], Sequence[str]],
+    *,
+    sampled: int | None = None,
+) -> Iterator[tuple[int, dict[str, Curvature]]]:
+    """Yield each layer of the middle that has no part yet, with the curvature of its `linears` over `tokens`.
+
+    The text is read once for as many layers as fit into memory together; without `tokens` there is no
+    curvature. `sampled` is as in `curvature`.
+    """
+    decoder = Decoder.of(model)
+    wanted = {layer: linears(layer) for layer in parts.missing(split.middle(len(decoder)))}
+    for group in groups(decoder, wanted):
+        seen = {} if tokens is None else curvature(model, group, tokens, sampled=sampled)
         for layer in track(group, "Factorising", len(group)):
-            found: dict[str, Tensor] = {}
-            for name in group[layer]:
-                weight = decoder.matrix(layer, name).float()
-                told = fisher_ranks(weight, evened(seen[layer][name])) if seen else plain_ranks(weight)
-                found |= {f"{name}.{part}": told[part] for part in ("up", "down")}
-            seen.pop(layer, None)
-            findings.put(str(layer), found)
+            yield layer, seen.pop(layer, {})
 
 
-def plain_ranks(weight: Tensor) -> dict[str, Tensor]:
-    """The singular components of `weight` (out, in), the largest first; `score` is their values."""
+def plain_ranks(weight: Tensor) -> tuple[Factors, RankScores]:
+    """Return the singular components of `weight` (out, in), the largest first, scored by their values."""
     u, s, vt = torch.linalg.svd(weight, full_matrices=False)
-    return {"up": u * s, "down": vt, "score": s}
+    return Factors(u * s, vt), RankScores(s, rank_cost(weight))
+
+
+def rank_cost(weight: Tensor) -> Tensor:
+    """Return the parameters of one component of `weight`, and of the whole."""
+    return torch.tensor([sum(weight.shape), weight.numel()])
 
 
 def evened(seen: Curvature, evenly: float = 1.0) -> Curvature:
-    """With so many times its mean energy added to every direction of G."""
+    """Add `evenly` times G's mean energy to every direction of G."""
     outputs = seen.outputs.clone()
     outputs.diagonal().add_(evenly * outputs.diagonal().mean())
     return replace(seen, outputs=outputs)
 
 
-def fisher_ranks(weight: Tensor, seen: Curvature) -> dict[str, Tensor]:
-    """The components of `weight` (out, in) in the Fisher norm, the most that the loss feels first.
+def fisher_ranks(weight: Tensor, seen: Curvature) -> tuple[Factors, RankScores]:
+    """Return the components of `weight` (out, in) in the Fisher norm, the most that the loss feels first.
 
     With G = L LT and A = R RT, dT H d over a change d is the squared Frobenius norm of LT d R; so the singular
     value decomposition of LT W R truncates best, and its squared singular values are losses.
@@ -63,16 +86,16 @@ def fisher_ranks(weight: Tensor, seen: Curvature) -> dict[str, Tensor]:
     u, s, vt = torch.linalg.svd(left.T @ weight @ right, full_matrices=False)
     up = torch.linalg.solve_triangular(left.T, u * s, upper=True)  # (out, k)
     down = torch.linalg.solve_triangular(right, vt, upper=False, left=False)  # (k, in)
-    return {"up": up, "down": down, "score": s.square(), "slope": removed(up, down, seen.slope)}
+    return Factors(up, down), RankScores(s.square(), rank_cost(weight), removed(up, down, seen.slope))
 
 
 def removed(up: Tensor, down: Tensor, slope: Tensor) -> Tensor:
-    """dl/dW . d for each component d = -up_k down_k."""
+    """Return dl/dW . d for each component d = -up_k down_k."""
     return -((slope @ down.T) * up).sum(0)
 
 
 def groups(decoder: Decoder, watched: Mapping[int, Sequence[str]]) -> list[dict[int, Sequence[str]]]:
-    """The layers in runs whose sums fit into memory together."""
+    """Divide the layers into runs whose sums fit into memory together."""
     groups: list[dict[int, Sequence[str]]] = []
     free = 0
     for layer, names in watched.items():

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -24,13 +24,16 @@ from offsite.model.modes import frozen
 from offsite.model.precision import autocast
 from offsite.model.split import Split
 from offsite.owner.components import root
-from offsite.owner.findings import Findings
 from offsite.owner.importance import Importance, Judging
+from offsite.owner.parts import Parts
+from offsite.owner.records import Factors, TrainingCurves
 from offsite.owner.states import hidden_states
 from offsite.progress import bar, track
 
+TRAINED = "harmonizers"
+"""The part of a profile with what `harmonize` returns."""
 STATE = "training"
-"""The part of the findings that an interrupted run goes on from."""
+"""The part that an interrupted run goes on from."""
 _EVERY = 10  # steps between two checkpoints
 _ROOM = 2 << 30  # bytes of moments at once; more layers than fit are fitted after further passes
 _LEARNT, _JUDGED = 0.5, 0.25  # of the positions have their loss taken, for the head costs as much as ten layers
@@ -40,23 +43,23 @@ _LEARNT, _JUDGED = 0.5, 0.25  # of the positions have their loss taken, for the 
 class Harmonizing(Judging):
     """How harmonizers and scores are trained."""
 
-    steps: int = 150
+    steps: Annotated[int, "steps"] = 150
     """Steps, each of one batch for the harmonizers and half a batch, held out, for the scores."""
-    batch_size: int = 8
+    batch_size: Annotated[int, "blocks"] = 8
     """Blocks of text in a batch."""
-    lr: float = 1e-3
+    lr: Annotated[float, "per step"] = 1e-3
     """Peak learning rate of AdamW, for the harmonizers; warmed up over a twentieth, then a cosine to zero."""
-    rank: int = 128
+    rank: Annotated[int, "dimensions"] = 128
     """The harmonizers' inner width, at the most the model's."""
-    regressed: int = 256
+    regressed: Annotated[int, "blocks"] = 256
     """Blocks of text from which harmonizers learn, by least squares, to do what their layers do, before the
     first step; 0: they start as the identity."""
-    lm: float = 0.0
+    lm: Annotated[float, "weight"] = 0.0
     """Weight of the mixed stack's language-modelling loss, the only one as published."""
-    align: float = 1.0
+    align: Annotated[float, "weight"] = 1.0
     """Weight of the distance of the mixed stack's states from the full model's, after each layer: relative
     squares, mean over layers and tokens."""
-    seed: int = 0
+    seed: Annotated[int, "number"] = 0
     """Of the draws and the order of the text; without `regressed`, also of where harmonizers start."""
 
     def __post_init__(self) -> None:
@@ -75,17 +78,17 @@ class Harmonizing(Judging):
 
 
 def harmonize(
-    model: PreTrainedModel, split: Split, tokens: Tensor, config: Harmonizing, findings: Findings
+    model: PreTrainedModel, split: Split, tokens: Tensor, config: Harmonizing, parts: Parts
 ) -> dict[str, Tensor]:
-    """Train on `tokens` (blocks, length), going on from what `findings` hold of an interrupted run.
+    """Train on `tokens` (blocks, length), going on from what `parts` hold of an interrupted run.
 
-    Returns, for each layer of the middle, `LAYER.up` (width, rank) and `LAYER.down` (rank, width), and over all
-    `scores` (layers), `curve.loss`, `curve.judged` (steps) and `curve.scores` (steps, layers). `model` stays as
-    it is. Raises UserError for too little text.
+    Returns the tensors of the part `TRAINED`: `Factors` by the number of each layer of the middle, up (width,
+    rank) and down (rank, width), `TrainingCurves`, and the last `scores` (layers). `model` stays as it is.
+    Raises UserError for too little text.
     """
     check_text(tokens, config)
     with frozen(model):  # gradients of its own parameters would cost half of each step
-        return _trained(_Training(model, split, tokens, config), findings)
+        return _trained(_Training(model, split, tokens, config), parts)
 
 
 def check_text(tokens: Tensor, config: Harmonizing) -> None:
@@ -98,19 +101,19 @@ def check_text(tokens: Tensor, config: Harmonizing) -> None:
         )
 
 
-def _trained(training: _Training, findings: Findings) -> dict[str, Tensor]:
+def _trained(training: _Training, parts: Parts) -> dict[str, Tensor]:
     config = training.config
-    if STATE in findings.parts:
-        training.restore({name: findings[f"{STATE}/{name}"] for name in training.state()})
+    if STATE in parts.names:
+        training.restore({name: parts[f"{STATE}/{name}"] for name in training.state()})
     else:
         training.start()
-        findings.put(STATE, training.state())
+        parts.put(STATE, training.state())
     with bar("Training harmonizers", config.steps) as advance:
         advance(training.done, "")
         while training.done < config.steps:
             training.step()
             if training.done % _EVERY == 0:
-                findings.put(STATE, training.state())
+                parts.put(STATE, training.state())
             advance(1, training.note)
     return training.result()
 
@@ -265,10 +268,9 @@ class _Training:
 
     def result(self) -> dict[str, Tensor]:
         """As `harmonize` returns it."""
-        found = {"scores": self.importance.scores}
-        found |= {f"curve.{name}": curve for name, curve in self.curves.items()}
+        found = {"scores": self.importance.scores} | TrainingCurves(**self.curves).tensors()
         for layer, harmonizer in zip(self.layers, self.harmonizers, strict=True):
-            found |= {f"{layer}.up": harmonizer.up.weight, f"{layer}.down": harmonizer.down.weight}
+            found |= Factors(harmonizer.up.weight, harmonizer.down.weight).tensors(str(layer))
         return {name: tensor.detach().clone() for name, tensor in found.items()}
 
     def state(self) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -16,19 +16,19 @@ _BOUND = 2.0  # standard deviations; further out a layer would be replaced alway
 class Judging:
     """How mixed stacks are drawn and what their losses teach."""
 
-    groups: int = 4
+    groups: Annotated[int, "groups"] = 4
     """Into so many groups the layers are put anew for each stack; half of each is replaced."""
     grouping: Literal["shuffled", "contiguous"] = "shuffled"
     """Whether any layers share a group, or neighbours."""
-    candidates: int = 3
+    candidates: Annotated[int, "stacks"] = 3
     """Mixed stacks that are held against each other in a step."""
     reward: Literal["advantage", "exp"] = "advantage"
     """What a stack earns: by how much its loss is below the candidates' mean, in standard deviations; or as
     published, its exp(-loss) above their mean."""
-    alone: int = 8
+    alone: Annotated[int, "blocks"] = 8
     """Blocks of text on which each layer is judged alone before the first step, which is where its score
     starts; 0: all start equal."""
-    score_step: float = 1.0
+    score_step: Annotated[float, "times the policy gradient"] = 1.0
     """How far one policy gradient step goes."""
 
 

@@ -1,4 +1,4 @@
-"""What a method learns about a model, once: saved, resumable, private to the owner, good for every budget."""
+"""What a method measured of a model, once: saved, resumable, private to the owner, good for every budget."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from offsite.errors import UserError, brief
 from offsite.files.atomic import staged
 from offsite.model.decoder import Decoder
 from offsite.model.split import Split
-from offsite.owner.findings import SUFFIX, write_parts
-from offsite.owner.findings import Findings as Findings
+from offsite.owner.parts import SUFFIX, Parts, write_parts
 from offsite.progress import track
 from offsite.provenance import record, versions
 
@@ -31,12 +30,12 @@ Knobs = dict[str, bool | int | float | str]
 
 @dataclass(frozen=True)
 class Profile:
-    """The shape of the model's stack, and the method's own findings."""
+    """The shape of the model's stack, and what the method measured."""
 
     split: Split
     sizes: tuple[int, ...]
     """Parameters of each layer, by index; 0 outside the middle."""
-    findings: Mapping[str, Tensor] = field(default_factory=Findings)
+    tensors: Mapping[str, Tensor] = field(default_factory=Parts)
     parent: str = ""
     """Digest of the whole model that it was made from."""
     method: str = ""
@@ -44,27 +43,27 @@ class Profile:
     knobs: Knobs = field(default_factory=dict)
     """That method's knobs, as they were."""
     calibration: tuple[int, int] | None = None
-    """How many blocks of text it was learnt from, and of how many tokens; None: from none."""
+    """How many blocks of text it was made from, and of how many tokens; None: no text was read."""
 
     @classmethod
     def of(
         cls,
         model: PreTrainedModel,
         split: Split,
-        findings: Mapping[str, Tensor] | None = None,
+        tensors: Mapping[str, Tensor] | None = None,
         *,
         method: str = "",
         knobs: Knobs | None = None,
         calibration: tuple[int, int] | None = None,
     ) -> Profile:
-        """The profile of `model` with a method's `findings`; a UserError if it cannot be cut so."""
+        """Return a profile of `model` with a method's `tensors`; a UserError if it cannot be cut so."""
         decoder = Decoder.of(model)
         middle = split.middle(len(decoder))
         sizes = tuple(
             sum(tensor.numel() for tensor in decoder.tensors(i).values()) if i in middle else 0
             for i in range(len(decoder))
         )
-        found = Findings() if findings is None else findings
+        found = Parts() if tensors is None else tensors
         return cls(split, sizes, found, digest(model.state_dict()), method, knobs or {}, calibration)
 
     @property
@@ -73,7 +72,7 @@ class Profile:
         return self.split.middle(len(self.sizes))
 
     def fingerprint(self, tokens: Tensor | None, knobs: Sequence[str], code: str) -> str:
-        """Return a digest of all that decides the findings, by which an interrupted run is known again.
+        """Return a digest of all that decides the tensors, by which an interrupted run is known again.
 
         That is the model, the split, the method, those of its `knobs`, the text's `tokens`, the `code` that
         computes (`methods.identity`) and the versions of libraries.
@@ -109,13 +108,13 @@ class Profile:
             )
 
     def save(self, path: Path | str, *, text: str = "", seed: int = 0) -> None:
-        """Write the profile as a folder: one card, and a file for each part of the findings.
+        """Write the profile as a folder: one card, and a file for each part of the tensors.
 
-        `text` is the name of the public text that was read. Files of findings that are in a folder already
+        `text` is the name of the public text that was read. Files of tensors that are in a folder already
         are linked into place, not copied, where the disk allows that.
         """
         with staged(Path(path)) as folder:
-            write_parts(self.findings, folder)
+            write_parts(self.tensors, folder)
             card = _Card(
                 method=self.method,
                 knobs=self.knobs,
@@ -132,7 +131,7 @@ class Profile:
 
     @classmethod
     def load(cls, path: Path | str) -> Profile:
-        """The profile saved at `path`, its findings left on disk until they are asked for.
+        """The profile saved at `path`, its tensors left on disk until they are asked for.
 
         A UserError for what is no profile, or no longer as it was saved. The content of large files is not
         looked at, their sizes are.
@@ -141,7 +140,7 @@ class Profile:
         card = _card(folder)
         _check_files(folder, card.files)
         about = {name: getattr(card, name) for name in ("parent", "method", "knobs", "calibration")}
-        return cls(card.split, card.sizes, Findings(folder), **about)
+        return cls(card.split, card.sizes, Parts(folder), **about)
 
 
 _Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -153,7 +152,7 @@ class _Card(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
-    format: Literal["offsite-profile/1"] = "offsite-profile/1"
+    format: Literal["offsite-profile/2"] = "offsite-profile/2"
     method: str
     knobs: Knobs
     split: Split

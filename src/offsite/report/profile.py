@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from offsite.owner.methods import training_of
 from offsite.owner.profile import Profile
 from offsite.report.part import Part
 from offsite.report.training import PRIVATE, training
@@ -13,10 +14,9 @@ def profile(name: str, folder: Path) -> Part:
     """The part about the profile in `folder`; UserErrors as `Profile.load`."""
     found = Profile.load(folder)
     facts = _facts(found)
-    curves = {key: found.findings.get(f"harmonizers/curve.{key}") for key in ("loss", "judged", "scores")}
-    known = {key: tensor.tolist() for key, tensor in curves.items() if tensor is not None}
-    if len(known) == len(curves):
-        return training(title=name, layers=found.middle, facts=facts, **known)
+    curves = training_of(found)
+    if curves is not None:
+        return training(title=name, layers=found.middle, facts=facts, **curves.lists())
     size = sum(file.stat().st_size for file in folder.iterdir() if file.suffix == ".safetensors")
     return Part(
         title=f"Profile: {name}",

@@ -36,7 +36,9 @@ WRONG = {
     "model: hub/tiny\nmetods: [gradot]\ntasks: arc_easy": "did you mean 'methods'?",
     "model: smolm2-135m\nmethods: [gradot]\ntasks: arc_easy": "line 1: 'smolm2-135m' is neither a folder",
     BARE + "methods: gradto": "line 3: There is no method 'gradto'; did you mean 'gradot'?",
-    BARE + "methods: ['gradot:fmor=paper']": "no knob 'fmor'; did you mean 'form'?",
+    BARE + "methods: ['gradot:evnely=1']": "no knob 'evnely'; did you mean 'evenly'?",
+    BARE + "methods: ['gradot:form=paper']": "form=paper is the method gradot-paper",
+    BARE + "methods: [{method: scaleot+gradot, form: paper}]": "form=paper is the method gradot-paper",
     BARE + "methods: [{method: scaleot, alhpa: 1}]": "no knob 'alhpa'; did you mean 'alpha'?",
     BARE + "methods: [{method: scaleot, alpha: 3}]": "alpha is the share of layers",
     BARE + "methods: [{method: scaleot+gradot, betta: 1}]": "has a knob 'betta'",
@@ -77,17 +79,17 @@ def test_what_is_set_goes_over_the_file(tmp_path):
 
 def test_methods_are_words_mappings_chains_and_distilled():
     methods = [
-        "gradot:form=paper",
+        "gradot-paper",
         {"method": "scaleot", "alpha": 0.25},
         {"method": "uniform", "distill": 9},
-        {"method": "scaleot+gradot", "alpha": 0.25, "form": "paper"},
+        {"method": "scaleot+gradot-paper", "alpha": 0.25},
         {"method": "crash", "share": False},
     ]
     recipe = Recipe.model_validate(
         {"model": "hub/tiny", "methods": methods, "tasks": "arc_easy", "keeps": [0.5, 0.7]}
     )
     assert recipe.methods == (
-        "gradot:form=paper", "scaleot:alpha=0.25", "uniform~9", "scaleot:alpha=0.25+gradot:form=paper",
+        "gradot-paper", "scaleot:alpha=0.25", "uniform~9", "scaleot:alpha=0.25+gradot-paper",
         "crash:share=false",
     )  # fmt: skip
     assert [chain.budgeted for chain in recipe.chains] == [True, False, True, True, True]

@@ -93,12 +93,12 @@ def whole(data, tokenizer, tmp_path_factory):
 def test_killed_amid_a_profile_and_a_distillation(recipe, play, tmp_path, monkeypatch, whole):
     asked = recipe(seeds=[0], tasks=recipe().tasks[:1], methods=["uniform~2", "src:beta=0.5"])
     from offsite.owner import distill as distilling
-    from offsite.owner.findings import Findings
+    from offsite.owner.parts import Parts
 
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    for place, name in ((distilling, "fit"), (Findings, "put"), (loop, "bar")):
+    for place, name in ((distilling, "fit"), (Parts, "put"), (loop, "bar")):
         monkeypatch.setattr(place, name, interrupted)
         with pytest.raises(KeyboardInterrupt):
             play(asked, tmp_path / "work")

@@ -18,14 +18,14 @@ from offsite.experiments.compare import Bench, Cache, Experiment
 from offsite.experiments.frontier import choose
 from offsite.experiments.frontier.answer import verdict
 from offsite.experiments.frontier.choose import ESTIMATES, FrontierPoint, Wish
-from offsite.experiments.frontier.grid import KEEP, Settings, in_words
+from offsite.experiments.frontier.grid import Settings, in_words
 from offsite.model.split import Split
 from offsite.owner.build import keep_of
 from offsite.owner.chain import Link
-from offsite.owner.compress import Compressed, assemble
+from offsite.owner.compress import KEEP, Compressed, assemble
 from offsite.owner.fidelity import Gradient, fidelity, gradient
-from offsite.owner.findings import MARK, Findings
 from offsite.owner.methods.identity import identity
+from offsite.owner.parts import MARK, Parts
 from offsite.owner.profile import CARD
 
 __all__ = ["Candidate", "Frontier", "Wish", "explore"]
@@ -65,7 +65,7 @@ class Candidate:
                 "code": identity(type(method)),
                 "knobs": dict(method.knobs),
                 "model": profile.parent,
-                "learnt": _learnt(profile.findings),
+                "profile": _measured(profile.tensors),
             }
             for method, profile in self.stages
         ]
@@ -232,9 +232,9 @@ def _told(point: FrontierPoint) -> dict[str, Any]:
     }
 
 
-def _learnt(findings: Mapping[str, Tensor]) -> str:
-    """What stands for the findings: the card of those that were saved, the mark of those made on the way."""
-    folder = findings.folder if isinstance(findings, Findings) else None
+def _measured(tensors: Mapping[str, Tensor]) -> str:
+    """A profile's card where it was saved, the mark of one made on the way, or a digest of its tensors."""
+    folder = tensors.folder if isinstance(tensors, Parts) else None
     files = [folder / name for name in (CARD, MARK)] if folder else []
-    said = (file.read_text(encoding="utf-8") for file in files if file.is_file())
-    return next(said, None) or digest(dict(findings))
+    texts = (file.read_text(encoding="utf-8") for file in files if file.is_file())
+    return next(texts, None) or digest(dict(tensors))

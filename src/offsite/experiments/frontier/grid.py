@@ -15,14 +15,8 @@ from offsite.owner.profile import Knobs
 Settings = dict[str, bool | int | float | str]
 """One point of the grid: `keep`, `split` ("2+2": bottom and top) and knobs, each where it is varied."""
 
-KEEP = 0.7
-"""What `offsite compress` asks for where nobody says; of no account where the knobs decide."""
 KEEPS = (0.5, 0.6, 0.7, 0.8)
-KNOBS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "scaleot": {"alpha": ("0.25", "0.375", "0.5"), "beta": ("0.6", "0.8", "1")},
-    "src": {"beta": ("0.3", "0.5", "0.7", "0.9")},
-}
-"""What is varied of a method where nobody says: its own knobs, or else `keep`."""
+"""The budgets that are tried where nobody says others."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +39,11 @@ class Grid:
     def settings(self) -> list[Settings]:
         """Each point once, in the order of the grid; a UserError for what no method can be set to.
 
-        Where nothing is asked for, KNOBS says what is varied of a single method, or else `keep` is.
+        Where nothing is asked for, a single method's `sweep` is varied, or else `keep`.
         """
         varied = self.varied
-        usual = KNOBS.get(self.words[0], {}) if len(self.words) == 1 and not self.keeps else {}
+        alone = len(self.words) == 1 and not self.keeps and self.words[0] in METHODS
+        usual = METHODS[self.words[0]].sweep if alone else {}
         settled = {word.partition("=")[0] for word in self.fixed}
         varied = {knob: values for knob, values in usual.items() if knob not in settled} | dict(varied)
         axes = [[f"{knob}={value}" for value in values] for knob, values in varied.items()]

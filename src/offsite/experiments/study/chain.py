@@ -70,7 +70,8 @@ def word_of(asked: object) -> str:
 
 def _known(name: str, knobs: Mapping[str, Any], *, alone: bool) -> dict[str, Any]:
     """Of the knobs those that the method has; all of them where it stands `alone`, to be refused by it."""
-    has = {field.name for field in fields(METHODS[name])} if name in METHODS else set()
+    kind = METHODS.get(name)
+    has = {*(field.name for field in fields(kind)), *kind.moved} if kind else set()
     return {knob: value for knob, value in knobs.items() if alone or knob in has}
 
 

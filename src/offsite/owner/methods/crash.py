@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,27 +14,28 @@ from offsite.model.decoder import Decoder
 from offsite.model.split import Split
 from offsite.owner.blueprint import Blueprint, Place
 from offsite.owner.methods.base import Method, layers_to_keep
-from offsite.owner.profile import Findings, Profile
+from offsite.owner.parts import Parts
+from offsite.owner.profile import Profile
 from offsite.owner.states import hidden_states
 
 
 @dataclass(frozen=True)
 class Crash(Method):
-    """Cluster neighbouring layers that say much the same, keep one of each, let it stand for the rest."""
+    """Keep one layer of each cluster of similar neighbours, and let it stand in the places of the others."""
 
     name: ClassVar[str] = "crash"
     paper: ClassVar[str] = "CRaSh, arXiv 2310.15477, section 3"
-    planning: ClassVar[frozenset[str]] = frozenset({"share"})
+    plan_knobs: ClassVar[frozenset[str]] = frozenset({"share"})
     calibration: ClassVar[tuple[int, int] | None] = (512, 64)
-    share: bool = True
+    share: Annotated[bool, "true or false"] = True
     """Whether kept layers also fill the places of the removed ones, so that the depth stays."""
 
-    def learn(self, model: PreTrainedModel, split: Split, tokens: Tensor | None, findings: Findings) -> None:
-        """Linear CKA between the outputs of all middle layers, a sample being a block's last state.
+    def measure(self, model: PreTrainedModel, split: Split, tokens: Tensor | None, parts: Parts) -> None:
+        """Compute linear CKA between the outputs of all middle layers, a sample being a block's last state.
 
         (A mean over the block would mostly compare the few huge activations of its first token.)
         """
-        if "model" in findings.parts:
+        if "model" in parts.names:
             return
         assert tokens is not None, "calibration asks for tokens"
         middle = split.middle(len(Decoder.of(model)))
@@ -42,12 +43,12 @@ class Crash(Method):
             torch.stack([states[i + 1][:, -1].float() for i in middle])  # (M, batch, width)
             for states in hidden_states(model, tokens, "Comparing layers")
         ]
-        findings.put("model", {"cka": linear_cka(torch.cat(outputs, dim=1))})
+        parts.put("model", {"cka": linear_cka(torch.cat(outputs, dim=1))})
 
     def plan(self, profile: Profile, keep: float) -> Blueprint:
-        """The middle layer of each cluster; with `share`, the nearest of them in every place."""
+        """Keep the middle layer of each cluster; with `share`, fill every place with the nearest of them."""
         middle = profile.middle
-        clusters = cluster(profile.findings["model/cka"], layers_to_keep(profile, keep))
+        clusters = cluster(profile.tensors["model/cka"], layers_to_keep(profile, keep))
         kept = [(group.start + group.stop - 1) // 2 for group in clusters]
         if not self.share:
             return tuple(Place(middle[i]) for i in kept)
@@ -56,7 +57,7 @@ class Crash(Method):
 
 
 def linear_cka(outputs: Tensor) -> Tensor:
-    """Linear centred kernel alignment between layers (arXiv 1905.00414, eq. 1 with linear kernels).
+    """Compute linear centred kernel alignment between layers (arXiv 1905.00414, eq. 1 with linear kernels).
 
     `outputs`: (layers, samples, width); the result, (layers, layers), is 1 where outputs agree up to rotation
     and scale.

@@ -1,9 +1,10 @@
-"""ScaleOT: one training run, harmonizers for the layers that matter least, the rest blurred."""
+"""ScaleOT: harmonizers for the layers that matter least, by one training; attention of the rest truncated."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -13,32 +14,36 @@ from offsite.model.linears import Weight
 from offsite.model.split import Split
 from offsite.owner.blueprint import Blueprint, Place
 from offsite.owner.factors import factorise
-from offsite.owner.findings import Findings
-from offsite.owner.harmonize import STATE, Harmonizing, check_text, harmonize
+from offsite.owner.harmonize import STATE, TRAINED, Harmonizing, check_text, harmonize
 from offsite.owner.methods.base import Method, check_keep
-from offsite.owner.methods.src import blurred, check_beta
+from offsite.owner.methods.src import check_beta, truncated
+from offsite.owner.parts import Parts
 from offsite.owner.profile import Profile
+from offsite.owner.records import Factors, TrainingCurves
 
-_TRAINED = "harmonizers"  # the part of the findings
 _BETA = 0.8  # the paper's
 _CURVED = 128  # blocks of text that the Fisher norm is taken from
 
 
 @dataclass(frozen=True)
 class ScaleOT(Harmonizing, Method):
-    """Replace the least important layers by harmonizers; Selective Rank Compression for the rest.
+    """Replace the least important layers by harmonizers, and truncate the attention of the others.
 
     One profile serves every alpha and beta.
     """
 
     name: ClassVar[str] = "scaleot"
     paper: ClassVar[str] = "ScaleOT, arXiv 2412.09812"
-    planning: ClassVar[frozenset[str]] = frozenset({"alpha", "beta"})
+    plan_knobs: ClassVar[frozenset[str]] = frozenset({"alpha", "beta"})
     calibration: ClassVar[tuple[int, int] | None] = (2048, 128)
-    alpha: float | None = None
-    """The share of the middle's layers that harmonizers stand for; None: as many as `keep` asks for."""
-    beta: float | None = None
-    """The share of the rank of attention that stays in other layers; None: 0.8, or all where `keep` is 1."""
+    sweep: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "alpha": ("0.25", "0.375", "0.5"),
+        "beta": ("0.6", "0.8", "1"),
+    }
+    alpha: Annotated[float | None, "share, from 0 below 1"] = None
+    """The share of the middle's layers that harmonizers replace; not set: as many as `keep` asks for."""
+    beta: Annotated[float | None, "share, above 0 up to 1"] = None
+    """The share of the rank of attention that stays in other layers; not set: 0.8, or all where `keep` is 1."""
     norm: Literal["fisher", "plain"] = "fisher"
     """Which of its components are the largest, as in `src`."""
 
@@ -53,41 +58,46 @@ class ScaleOT(Harmonizing, Method):
 
     @property
     def budgeted(self) -> bool:
-        """Only where alpha does not decide."""
+        """True unless alpha decides."""
         return self.alpha is None
 
-    def learn(self, model: PreTrainedModel, split: Split, tokens: Tensor | None, findings: Findings) -> None:
+    def measure(self, model: PreTrainedModel, split: Split, tokens: Tensor | None, parts: Parts) -> None:
         """Factorise attention, then train harmonizers and scores."""
         assert tokens is not None, "calibration asks for tokens"
         check_text(tokens, self)
         seen = tokens[:_CURVED] if self.norm == "fisher" else None
-        factorise(model, split, findings, seen)
-        if _TRAINED not in findings.parts:
-            findings.put(_TRAINED, harmonize(model, split, tokens, self, findings))
-        findings.drop(STATE)
+        factorise(model, split, parts, seen)
+        if TRAINED not in parts.names:
+            parts.put(TRAINED, harmonize(model, split, tokens, self, parts))
+        parts.drop(STATE)
 
     def plan(self, profile: Profile, keep: float) -> Blueprint:
         """Harmonizers for the least important layers: the share alpha, or as many as `keep` asks for."""
-        order = profile.findings[f"{_TRAINED}/scores"].argsort(stable=True).tolist()
+        order = profile.tensors[f"{TRAINED}/scores"].argsort(stable=True).tolist()
         replaced = {profile.middle[i] for i in order[: self._count(profile, keep)]}
 
         def place(layer: int) -> Place:
             if layer not in replaced:
                 return Place(layer)
-            up, down = (profile.findings[f"{_TRAINED}/{layer}.{part}"] for part in ("up", "down"))
-            return Place(layer, harmonizer=Weight((up, down)))
+            factors = Factors.read(profile.tensors, TRAINED, str(layer))
+            return Place(layer, harmonizer=Weight((factors.up, factors.down)))
 
         usual = 1.0 if keep == 1 and self.alpha is None else _BETA
         beta = usual if self.beta is None else self.beta
-        return blurred(tuple(map(place, profile.middle)), profile.findings, beta)
+        return truncated(tuple(map(place, profile.middle)), profile.tensors, beta)
+
+    def training(self, profile: Profile) -> TrainingCurves | None:
+        """Return how the training of harmonizers and scores went."""
+        there = (TRAINED, "") in TrainingCurves.places(profile.tensors)
+        return TrainingCurves.read(profile.tensors, TRAINED) if there else None
 
     def _count(self, profile: Profile, keep: float) -> int:
-        """How many layers are replaced; one at the least stays."""
+        """Return how many layers are replaced; at least one stays."""
         layers = len(profile.middle)
         if self.alpha is not None:
             return min(layers - 1, round(self.alpha * layers))
         check_keep(keep)
-        first = f"{_TRAINED}/{profile.middle[0]}"
-        stand_in = sum(profile.findings[f"{first}.{part}"].numel() for part in ("up", "down"))
+        first = Factors.read(profile.tensors, TRAINED, str(profile.middle[0]))
+        stand_in = first.up.numel() + first.down.numel()
         saved = sum(profile.sizes) / layers - stand_in  # by each layer replaced
         return max(0, min(layers - 1, round((1 - keep) * sum(profile.sizes) / saved)))

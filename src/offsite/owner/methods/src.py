@@ -1,10 +1,10 @@
-"""Selective Rank Compression: blur attention by leaving out its smallest components."""
+"""Selective Rank Compression: truncate attention, leaving out its smallest components."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -14,9 +14,10 @@ from offsite.model.linears import Weight
 from offsite.model.split import Split
 from offsite.owner.blueprint import Blueprint, everything
 from offsite.owner.factors import factorise
-from offsite.owner.findings import Findings
-from offsite.owner.methods.base import Method
+from offsite.owner.methods.base import Granularity, Method
+from offsite.owner.parts import Parts
 from offsite.owner.profile import Profile
+from offsite.owner.records import Factors
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,11 @@ class SRC(Method):
 
     name: ClassVar[str] = "src"
     paper: ClassVar[str] = "ScaleOT, arXiv 2412.09812, Selective Rank Compression"
-    planning: ClassVar[frozenset[str]] = frozenset({"beta"})
+    plan_knobs: ClassVar[frozenset[str]] = frozenset({"beta"})
     calibration: ClassVar[tuple[int, int] | None] = (256, 64)
-    beta: float = 0.8
+    granularity: ClassVar[Granularity] = "knobs"
+    sweep: ClassVar[Mapping[str, tuple[str, ...]]] = {"beta": ("0.3", "0.5", "0.7", "0.9")}
+    beta: Annotated[float, "share, above 0 up to 1"] = 0.8
     """The share of each attention matrix's rank that stays."""
     norm: Literal["fisher", "plain"] = "fisher"
     """Which components are the largest: by what the loss feels of them, or by singular value, as published."""
@@ -37,39 +40,36 @@ class SRC(Method):
 
     @property
     def budgeted(self) -> bool:
-        """Not: beta decides."""
+        """False: beta decides how much stays."""
         return False
 
-    def learn(self, model: PreTrainedModel, split: Split, tokens: Tensor | None, findings: Findings) -> None:
+    def measure(self, model: PreTrainedModel, split: Split, tokens: Tensor | None, parts: Parts) -> None:
         """Factorise the attention of each layer."""
-        factorise(model, split, findings, tokens if self.norm == "fisher" else None)
+        factorise(model, split, parts, tokens if self.norm == "fisher" else None)
 
     def plan(self, profile: Profile, keep: float) -> Blueprint:
-        """Every layer, blurred; beta alone says how much stays, whatever `keep` is."""
-        return blurred(everything(profile.split, len(profile.sizes)), profile.findings, self.beta)
+        """Keep every layer, its attention truncated; beta alone decides how much stays, whatever `keep` is."""
+        return truncated(everything(profile.split, len(profile.sizes)), profile.tensors, self.beta)
 
 
 def check_beta(beta: float) -> None:
-    """Refuse a share that is none."""
+    """Refuse what is no share."""
     if not 0 < beta <= 1:
         raise UserError(f"beta is the share of attention's rank that stays, above 0 and up to 1, not {beta:g}.")
 
 
-def blurred(blueprint: Blueprint, findings: Mapping[str, Tensor], beta: float) -> Blueprint:
-    """The blueprint with the best share `beta` of the ranks of attention where a layer stands as it is.
+def truncated(blueprint: Blueprint, tensors: Mapping[str, Tensor], beta: float) -> Blueprint:
+    """Keep the best share `beta` of the ranks of attention in each place where a layer stands as it is.
 
-    `findings` are those of `factorise`.
+    `tensors` hold the `Factors` that `factorise` put there.
     """
     if beta == 1:
         return blueprint
-    factored = sorted(key.removesuffix(".up") for key in findings if key.endswith(".up"))
+    factored = Factors.places(tensors)
 
     def weights(layer: int) -> dict[str, Weight]:
-        return {
-            name: _truncated(findings[f"{layer}/{name}.up"], findings[f"{layer}/{name}.down"], beta)
-            for home, _, name in (key.partition("/") for key in factored)
-            if home == str(layer)
-        }
+        names = [name for part, name in factored if part == str(layer)]
+        return {name: _best(Factors.read(tensors, layer, name), beta) for name in names}
 
     return tuple(
         place if place.harmonizer else replace(place, weights=weights(place.layer) | dict(place.weights))
@@ -77,6 +77,6 @@ def blurred(blueprint: Blueprint, findings: Mapping[str, Tensor], beta: float) -
     )
 
 
-def _truncated(up: Tensor, down: Tensor, share: float) -> Weight:
-    rank = max(1, round(share * len(down)))
-    return Weight.of(up[:, :rank], down[:rank])
+def _best(factors: Factors, share: float) -> Weight:
+    rank = max(1, round(share * len(factors.down)))
+    return Weight.of(factors.up[:, :rank], factors.down[:rank])

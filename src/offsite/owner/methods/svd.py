@@ -1,4 +1,4 @@
-"""The plain baseline of GradOT: truncated singular values and channels by their size, no text read."""
+"""Truncated singular values and channels by size, without text: the plain baseline of GradOT."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from transformers import PreTrainedModel
 from offsite.model.decoder import Decoder
 from offsite.model.split import Split
 from offsite.owner.blueprint import Blueprint
-from offsite.owner.components import blueprint, by_share, candidates, choose, sizes_of
+from offsite.owner.components import blueprint, by_share, candidates, channel_cost, choose
 from offsite.owner.factors import plain_ranks
-from offsite.owner.findings import Findings
-from offsite.owner.methods.base import Method, check_keep
+from offsite.owner.methods.base import Granularity, Method, check_keep
+from offsite.owner.parts import Parts
 from offsite.owner.profile import Profile
+from offsite.owner.records import ChannelScores
 from offsite.progress import track
 
 
@@ -26,25 +27,32 @@ class SVD(Method):
 
     name: ClassVar[str] = "svd"
     paper: ClassVar[str] = "Eckart and Young 1936; magnitude pruning"
+    granularity: ClassVar[Granularity] = "components"
 
-    def learn(self, model: PreTrainedModel, split: Split, tokens: Tensor | None, findings: Findings) -> None:
+    def measure(self, model: PreTrainedModel, split: Split, tokens: Tensor | None, parts: Parts) -> None:
         """Factorise the attention of each layer and measure its channels."""
         decoder = Decoder.of(model)
-        missing = findings.lacking(split.middle(len(decoder)))
+        missing = parts.missing(split.middle(len(decoder)))
         for layer in track(missing, "Factorising", len(missing)):
-            found = sizes_of(decoder, layer)
+            found: dict[str, Tensor] = {}
             for name in decoder.attention(layer):
-                told = plain_ranks(decoder.matrix(layer, name).float())
-                found |= {f"{name}.{part}": tensor for part, tensor in told.items()}
-            feed = decoder.feed_forward(layer)
-            rows = (decoder.matrix(layer, up).float().square().sum(1).view(-1, feed.width) for up in feed.ups)
-            columns = decoder.matrix(layer, feed.down).float().square().sum(0)
-            found[f"{feed.down}.score"] = torch.cat([*rows, columns[None]]).sum(0).sqrt()
-            findings.put(str(layer), found)
+                for record in plain_ranks(decoder.matrix(layer, name).float()):
+                    found |= record.tensors(name)
+            down = decoder.feed_forward(layer).down
+            parts.put(str(layer), found | channel_sizes(decoder, layer).tensors(down))
 
     def plan(self, profile: Profile, keep: float) -> Blueprint:
-        """The same share of every matrix's ranks and of every layer's channels."""
+        """Keep the same share of every matrix's ranks and of every layer's channels."""
         check_keep(keep)
         among = candidates(profile)
         rule = by_share(0.0, lambda each: (each.layer, each.name))
         return blueprint(profile, among, choose(profile, among, keep, rule))
+
+
+def channel_sizes(decoder: Decoder, layer: int) -> ChannelScores:
+    """Score channels by the norm of all weights that write or read them."""
+    feed = decoder.feed_forward(layer)
+    rows = (decoder.matrix(layer, up).float().square().sum(1).view(-1, feed.width) for up in feed.ups)
+    columns = decoder.matrix(layer, feed.down).float().square().sum(0)
+    score = torch.cat([*rows, columns[None]]).sum(0).sqrt()
+    return ChannelScores(score, channel_cost(decoder, layer))

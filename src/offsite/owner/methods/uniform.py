@@ -18,7 +18,7 @@ class Uniform(Method):
     paper: ClassVar[str] = "Offsite-Tuning, arXiv 2302.04870, section 3.2"
 
     def plan(self, profile: Profile, keep: float) -> Blueprint:
-        """The i-th kept layer is round(i (M-1) / (k-1)) of the M middle ones; a single one is the midmost."""
+        """Keep k layers: the i-th is round(i (M-1) / (k-1)) of M; a single one is the midmost."""
         middle, count = profile.middle, layers_to_keep(profile, keep)
         if count == 1:
             return (Place(middle[len(middle) // 2]),)

@@ -1,4 +1,4 @@
-"""What a method learnt, in parts: kept in memory, or in a folder from which an interrupted run goes on."""
+"""A profile's tensors, in parts: kept in memory, or in a folder from which an interrupted run goes on."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ MARK = "mark"
 _PARTIAL = ".partial-"  # in the name of what is being written; a kill leaves such
 
 
-class Findings(Mapping[str, Tensor]):
-    """What a method learnt, in parts; a tensor is found as `part/name`.
+class Parts(Mapping[str, Tensor]):
+    """Tensors in parts, each found as `part/name`.
 
     In a `folder` each part is a file, written beside and renamed, and a tensor is read when it is asked for,
-    so that findings may be larger than memory; without one they are kept in memory.
+    so that they may be larger than memory. Without a folder they are kept in memory.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -36,20 +36,20 @@ class Findings(Mapping[str, Tensor]):
         self._mark: str | None = None
 
     @classmethod
-    def resumed(cls, work: Path | None, mark: str) -> Findings:
-        """Those in the folder `work`, from which an interrupted run goes on; without it, none, and in memory.
+    def resumed(cls, work: Path | None, mark: str) -> Parts:
+        """Return the parts in the folder `work`, from which an interrupted run goes on; without it, none.
 
-        The `mark` stands for all that they hang on: those of another mark are removed, as is what a kill left
-        unreadable. A UserError for a folder that holds other things.
+        The `mark` is a digest of all that decides them: parts of another mark are removed, as is what a kill
+        left unreadable. Raises UserError for a folder that holds other things.
         """
-        findings = cls(work)
-        findings._mark = mark
+        found = cls(work)
+        found._mark = mark
         if work is not None and work.exists():
             _clear(work, all_parts=not _bears(work, mark))
-        return findings
+        return found
 
     def put(self, part: str, tensors: Mapping[str, Tensor]) -> None:
-        """Keep the `tensors` as the keys `part/name`, whole or not at all."""
+        """Store the `tensors` of one part, all or none, in place of those that it had."""
         assert re.fullmatch(r"\w[\w-]*", part), f"{part!r} is no name of a file"
         ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         for name, tensor in ready.items():
@@ -67,26 +67,26 @@ class Findings(Mapping[str, Tensor]):
         _save(ready, self._file(part))
 
     def drop(self, part: str) -> None:
-        """Forget a part, if it is there."""
+        """Remove a part, if it is there."""
         self._held.pop(part, None)
         if self.folder is not None:
             self._file(part).unlink(missing_ok=True)
 
-    def lacking(self, layers: Iterable[int]) -> list[int]:
-        """The `layers` of which there is no part yet."""
-        there = self.parts
+    def missing(self, layers: Iterable[int]) -> list[int]:
+        """Return the `layers` that have no part yet."""
+        there = self.names
         return [layer for layer in layers if str(layer) not in there]
 
     @property
-    def parts(self) -> set[str]:
-        """The parts that are there, and whole."""
+    def names(self) -> set[str]:
+        """Names of the parts that are there, and whole."""
         if self.folder is None:
             return set(self._held)
         return {file.name.removesuffix(SUFFIX) for file in self.folder.glob(f"*{SUFFIX}")}
 
     def __getitem__(self, key: str) -> Tensor:
         part, _, name = key.partition("/")
-        if part not in self.parts:
+        if part not in self.names:
             raise KeyError(key)
         if self.folder is None:
             if name not in self._held[part]:
@@ -103,13 +103,13 @@ class Findings(Mapping[str, Tensor]):
         return name in self._names(part)
 
     def __iter__(self) -> Iterator[str]:
-        return (f"{part}/{name}" for part in sorted(self.parts) for name in self._names(part))
+        return (f"{part}/{name}" for part in sorted(self.names) for name in self._names(part))
 
     def __len__(self) -> int:
-        return sum(len(self._names(part)) for part in self.parts)
+        return sum(len(self._names(part)) for part in self.names)
 
     def _names(self, part: str) -> list[str]:
-        if part not in self.parts:
+        if part not in self.names:
             return []
         if self.folder is None:
             return list(self._held[part])
@@ -121,20 +121,20 @@ class Findings(Mapping[str, Tensor]):
         return self.folder / f"{part}{SUFFIX}"
 
 
-def write_parts(findings: Mapping[str, Tensor], folder: Path) -> None:
-    """Put the parts of `findings` into `folder` as files; those that are files already are linked."""
-    if isinstance(findings, Findings) and findings.folder is not None:
-        for part in findings.parts:
-            _link(findings.folder / f"{part}{SUFFIX}", folder)
+def write_parts(tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Write the parts of a profile's `tensors` into `folder`; those that are files already are linked."""
+    if isinstance(tensors, Parts) and tensors.folder is not None:
+        for part in tensors.names:
+            _link(tensors.folder / f"{part}{SUFFIX}", folder)
         return
     parts: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in findings.items():
+    for key, tensor in tensors.items():
         part, _, name = key.partition("/")
         assert name, f"{key!r} is no part/name"
         parts.setdefault(part, {})[name] = tensor
-    saved = Findings(folder)
-    for part, tensors in parts.items():
-        saved.put(part, tensors)
+    saved = Parts(folder)
+    for part, within in parts.items():
+        saved.put(part, within)
 
 
 def _link(file: Path, folder: Path) -> None:

@@ -1,0 +1,97 @@
+"""GradOT as published: ranks and channels by a gradient-preserving compression score, training-free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from offsite.model.decoder import Decoder
+from offsite.model.split import Split
+from offsite.owner.blueprint import Blueprint
+from offsite.owner.components import blueprint, by_share, candidates, channel_cost, choose, with_privacy
+from offsite.owner.curvature import Curvature
+from offsite.owner.factors import rank_cost, removed, watched
+from offsite.owner.methods.base import Granularity, Method, check_keep
+from offsite.owner.methods.gradot import FLOOR
+from offsite.owner.parts import Parts
+from offsite.owner.profile import Profile
+from offsite.owner.records import ChannelScores, Factors, RankScores
+
+
+@dataclass(frozen=True)
+class GradOTPaper(Method):
+    """Keep one share of all ranks of attention and of all feed-forward channels, by the paper's score.
+
+    A component d of a weight (d is what its removal adds) scores ||H d||_1 - lambda * (dl/dW . d), H being the
+    Fisher information as a Kronecker product of G = E[g gT] and A = E[x xT]; ranks are singular components of
+    the weight itself.
+    """
+
+    name: ClassVar[str] = "gradot-paper"
+    paper: ClassVar[str] = "GradOT, arXiv 2507.04455, as published"
+    granularity: ClassVar[Granularity] = "components"
+    plan_knobs: ClassVar[frozenset[str]] = frozenset({"lambda_attention", "lambda_channels"})
+    calibration: ClassVar[tuple[int, int] | None] = (256, 64)
+    lambda_attention: Annotated[float, "times the change of the loss"] = 0.0
+    """Weight of the privacy term for ranks: the higher, the sooner those go whose removal raises the loss."""
+    lambda_channels: Annotated[float, "times the change of the loss"] = 0.0
+    """Weight of the privacy term for channels."""
+    labels: Literal["text", "sampled"] = "text"
+    """Whose next tokens make the Fisher information: the text's, or drawn from the model."""
+
+    def measure(self, model: PreTrainedModel, split: Split, tokens: Tensor | None, parts: Parts) -> None:
+        """Factorise attention, and score its components and the channels."""
+        decoder, sampled = Decoder.of(model), 0 if self.labels == "sampled" else None
+        linears = partial(self.linears, decoder)
+        for layer, seen in watched(model, split, parts, tokens, linears, sampled=sampled):
+            parts.put(str(layer), self.scores(decoder, layer, seen))
+
+    def linears(self, decoder: Decoder, layer: int) -> list[str]:
+        """Return the linears of a layer whose curvature the scores need."""
+        feed = decoder.feed_forward(layer)
+        return [*decoder.attention(layer), feed.down, *feed.ups]
+
+    def scores(self, decoder: Decoder, layer: int, seen: Mapping[str, Curvature]) -> dict[str, Tensor]:
+        """Return the records of a layer: components of attention, and channels."""
+        found: dict[str, Tensor] = {}
+        for name in decoder.attention(layer):
+            for ranks in rank_scores(decoder.matrix(layer, name).float(), seen[name]):
+                found |= ranks.tensors(name)
+        return found | channel_scores(decoder, layer, seen).tensors(decoder.feed_forward(layer).down)
+
+    def plan(self, profile: Profile, keep: float) -> Blueprint:
+        """Keep the best share of all ranks, and the same share of all channels."""
+        check_keep(keep)
+        among = with_privacy(candidates(profile), self.lambda_attention, self.lambda_channels)
+        rule = by_share(FLOOR, lambda each: each.channels)
+        return blueprint(profile, among, choose(profile, among, keep, rule))
+
+
+def rank_scores(weight: Tensor, seen: Curvature) -> tuple[Factors, RankScores]:
+    """Return the singular components of `weight`, scored s_k |G u_k|_1 |A v_k|_1."""
+    u, s, vt = torch.linalg.svd(weight, full_matrices=False)
+    score = s * (seen.outputs @ u).abs().sum(0) * (seen.inputs @ vt.T).abs().sum(0)
+    up = u * s
+    return Factors(up, vt), RankScores(score, rank_cost(weight), removed(up, vt, seen.slope))
+
+
+def channel_scores(decoder: Decoder, layer: int, seen: Mapping[str, Curvature]) -> ChannelScores:
+    """Score channels by |H d|_1: |G w_j|_1 |A e_j|_1 of the column, plus |G e_j|_1 |A w_j|_1 of the rows."""
+    feed = decoder.feed_forward(layer)
+    score, slope = torch.zeros(2, feed.width, device=decoder.matrix(layer, feed.down).device)
+    for name in (feed.down, *feed.ups):
+        here, weight = seen[name], decoder.matrix(layer, name).float()
+        if name == feed.down:
+            score += (here.outputs @ weight).abs().sum(0) * here.inputs.abs().sum(0)
+            slope -= (here.slope * weight).sum(0)
+            continue
+        rows = here.outputs.abs().sum(0) * (weight @ here.inputs).abs().sum(1)
+        score += rows.view(-1, feed.width).sum(0)  # fused linears write a channel by several rows
+        slope -= (here.slope * weight).sum(1).view(-1, feed.width).sum(0)
+    return ChannelScores(score, channel_cost(decoder, layer), slope)
