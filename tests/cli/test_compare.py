@@ -95,6 +95,9 @@ WRONG = {
     "compare M -o O": "is no recipe (.yaml)",
     "compare no.yaml -o O": "no such file: 'no.yaml'",
     "compare R -o O --steps 3": "write --set steps=3 in place of --steps",
+    "compare R -o O --batch-size 3": "write --set batch_size=3 in place of --batch-size",
+    "compare M E -o O --batch-size 0 --tasks arc_easy": "found '0'",
+    "compare R -o O --set blocks=0": "greater than or equal to 1",
     "compare R -o O --lora-rank 3": "write --set lora_rank=3 in place of --lora-rank",
     "compare R -o O --set stepps=3": "did you mean 'steps'?",
     "compare R -o O --set methods=gradto": "did you mean 'gradot'?",
@@ -112,6 +115,33 @@ def test_what_makes_no_sense(world, study, here, line):
     places = {"M": world / "model", "E": world / "emulator", "R": study, "O": here / "out"}
     said = refused(here, *(str(places.get(word, word)) for word in line.split()))
     assert WRONG[line].lower() in said.lower()
+
+
+def test_a_pair_tunes_with_the_batch_size_that_is_asked_for(world, here):
+    few = (
+        "--tasks",
+        world / "questions.jsonl",
+        "--train",
+        world / "data.jsonl",
+        "--steps",
+        "2",
+        "--limit",
+        "4",
+    )
+    pair = ("compare", world / "model", world / "emulator", *few)
+    two = command(*pair, "-o", here / "two", "--batch-size", "2", "--json").json
+    usual = command(*pair, "-o", here / "usual", "--json").json
+    assert (two["tuning"]["batch_size"], usual["tuning"]["batch_size"]) == (2, 8)
+    assert two["rows"]["fine_tuned"] != usual["rows"]["fine_tuned"]
+
+
+def test_a_short_text_is_enough_for_a_recipe_of_few_blocks(world, study, here):
+    short = here / "short.txt"
+    short.write_text(" ".join((world / "text.txt").read_text().split()[:80]))
+    line = ("compare", study, "-o", here / "out", "--set", f"text={short}", "--set", "seeds=[0]", "--json")
+    assert "ask for fewer or shorter blocks" in command(*line, "--set", "methods=src").err
+    ran = command(*line, "--set", "methods=src", "--set", "blocks=4", "--set", "length=16")
+    assert ran.code == 0, ran.err
 
 
 def test_a_tuning_that_runs_away_does_not_cost_what_was_done(study, here):

@@ -36,8 +36,9 @@ def profile(world, tmp_path_factory):
             {"keep", "split", "beta"},
         ),
         ("--profile P --splits 1+3 --keeps 0.5", {"keep", "split"}),
+        ("--method gradot --keeps 0.5 --profile-blocks 8 --profile-length 16", {"keep"}),
     ],
-    ids=["profile", "chain", "profiled anew for another split"],
+    ids=["profile", "chain", "profiled anew for another split", "profiled on few blocks"],
 )
 def test_the_emulator_that_is_chosen_is_that_of_the_command(world, here, profile, more, settings):
     out = here / "f"

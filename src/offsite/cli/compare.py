@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from offsite.cli.options import (
+    BatchSize,
     Force,
     Json,
     Limit,
@@ -77,6 +78,7 @@ def command(
     limit: Limit = None,
     steps: Steps = None,
     lr: Rate = None,
+    batch_size: BatchSize = None,
     lora_rank: Rank = None,
     seed: Chance = None,
     over: Over = None,
@@ -87,7 +89,7 @@ def command(
 ) -> None:
     """Run the five rows, write results.json and report.html, and a recipe's tables."""
     own = {"tasks": task_names, "train": train, "limit": limit, "steps": steps, "lr": lr, "seed": seed}
-    own["lora-rank"] = lora_rank
+    own |= {"lora-rank": lora_rank, "batch-size": batch_size}
     given = {name: value for name, value in own.items() if value is not None}
     if emulator is None:
         recipe = _recipe(first, over or [], given)
@@ -111,7 +113,9 @@ def command(
     from offsite.data_owner.tune import TuneConfig
     from offsite.experiments.compare import Experiment
 
-    chosen = {name: given[name] for name in ("steps", "lr", "seed") if name in given}
+    chosen = {
+        name.replace("-", "_"): given[name] for name in ("steps", "lr", "seed", "batch-size") if name in given
+    }
     config = TuneConfig(**chosen, lora_rank=lora_rank)  # type: ignore[arg-type]
     with stages(cache, beside(out, ".stages"), _worth) as work:
         _pair(first, emulator, Experiment.of(words(task_names), data, config, limit), data, out, work, json)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from offsite.cli.options import Force, Json, Model, Seed, Text
+from offsite.cli.options import Blocks, Force, Json, Length, Model, Seed, Text
 from offsite.cli.profile import Knobs, Methods, Profiles, has_parts
 from offsite.cli.shell import beside, console, emit, leftovers, outputs, staged_with
 
@@ -55,6 +55,8 @@ def command(
     bottom: Bottom = None,
     top: Top = None,
     text: Text = "wikipedia",
+    blocks: Blocks = None,
+    length: Length = None,
     distill: Annotated[int, typer.Option(min=0, help="Align the middle for so many steps; 0: not.")] = 0,
     receipt: Annotated[Path | None, typer.Option(help="Private record [default: OUTPUT-receipt].")] = None,
     seed: Seed = 0,
@@ -82,6 +84,7 @@ def command(
         made = compress(
             whole, tokenizer, methods, keep,
             split=cut, profiles=loaded, text=text, distill=distill, seed=seed, work=work,
+            blocks=blocks, length=length,
         )  # fmt: skip
         with staged_with(private, out) as (notes, folder):
             made.write(folder, notes)

@@ -58,6 +58,10 @@ Splits = Annotated[
 ]
 Blocks = Annotated[int, typer.Option(min=1, help="Blocks from the text's end to estimate on.")]
 Length = Annotated[int, typer.Option(min=2, help="Tokens of such a block.")]
+ProfileBlocks = Annotated[
+    int | None, typer.Option(min=1, help="Blocks of text that a profile made on the way reads.")
+]
+ProfileLength = Annotated[int | None, typer.Option(min=2, help="Tokens of such a block.")]
 Most = Annotated[int, typer.Option("--score", min=1, help="How many emulators get the five rows, at the most.")]
 Gap = Annotated[
     float | None, typer.Option(help="Wish: accuracy points that the emulator tuned lies below plugged in.")
@@ -85,6 +89,8 @@ def command(
     text: Text = "wikipedia",
     blocks: Blocks = 16,
     length: Length = 128,
+    profile_blocks: ProfileBlocks = None,
+    profile_length: ProfileLength = None,
     train: Train = None,
     limit: Limit = None,
     steps: Annotated[int, typer.Option(help="Optimizer steps of each tuning, at the most.")] = 150,
@@ -119,7 +125,8 @@ def command(
     whole, tokenizer = loading.load(model)
     tokens = _tokens(whole, tokenizer, text, length, blocks)
     with stages(cache, beside(out, ".frontier"), _worth) as work:
-        serve = _Profiles(dict(zip(profiles or [], loaded, strict=True)), whole, tokenizer, text, work)
+        given = dict(zip(profiles or [], loaded, strict=True))
+        serve = _Profiles(given, whole, tokenizer, text, profile_blocks, profile_length, work)
         candidates = [serve.candidate(grid, point) for point in settings]
         found = explore(whole, tokenizer, candidates, tokens, experiment, work=work, most=most, wish=wish)
         results = {"kind": "frontier", **about, **found.told(), **record(seed), "command": None}
@@ -212,6 +219,8 @@ class _Profiles:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     text: str
+    blocks: int | None
+    length: int | None
     work: Path
     made: dict[tuple[str, Split], Profile] = field(default_factory=dict)
 
@@ -245,7 +254,9 @@ class _Profiles:
             call += ["--set", knob]
         call += ["--keep", str(candidate.settings["keep"])] if "keep" in candidate.settings else []
         call += ["--bottom", str(candidate.split.bottom), "--top", str(candidate.split.top)]
-        call += ["--text", self.text] if len(folders) < len(used) else []
+        if len(folders) < len(used):
+            read = {"--text": self.text, "--blocks": self.blocks, "--length": self.length}
+            call += [word for name, value in read.items() if value is not None for word in (name, str(value))]
         return [*call, "--seed", str(seed)]
 
     def send(self, grid: Grid, point: Settings, model: str, out: Path, folder: Path, seed: int) -> str:
@@ -267,7 +278,8 @@ class _Profiles:
             found.check_model(self.model)
             return found
         work = self.work / f"profile-{method.name}-{split.bottom}-{split.top}"
-        return profile_of(self.model, self.tokenizer, method, split, text=self.text, work=work)
+        read = {"blocks": self.blocks, "length": self.length}
+        return profile_of(self.model, self.tokenizer, method, split, text=self.text, work=work, **read)
 
 
 def _unusual(grid: Grid, method: Method, seed: int) -> Mapping[str, object]:

@@ -97,6 +97,9 @@ Train = Annotated[
     str | None, typer.Option(callback=a_task, help="A data file or task [default: the first task].")
 ]
 Text = Annotated[str, typer.Option(callback=a_text, help="Public text: wikipedia, wikitext2 or a file.")]
+Blocks = Annotated[int | None, typer.Option(min=1, help="Blocks of text to read [default: the method's].")]
+Length = Annotated[int | None, typer.Option(min=2, help="Tokens of a block [default: the method's].")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Examples in a step [default: 8].")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object, for machines.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if an earlier run left one.")]
 Seed = Annotated[

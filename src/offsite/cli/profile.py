@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from offsite.cli.options import Force, Json, Model, Seed, Text
+from offsite.cli.options import Blocks, Force, Json, Length, Model, Seed, Text
 from offsite.cli.shell import beside, console, emit, leftovers, output
 from offsite.owner.methods import DEFAULT, METHODS
 
@@ -48,12 +48,8 @@ def command(
         int | None, typer.Option(min=1, help="Of training, for methods that train [default: the method's].")
     ] = None,
     text: Text = "wikipedia",
-    blocks: Annotated[
-        int | None, typer.Option(min=1, help="Blocks of text to read [default: the method's].")
-    ] = None,
-    length: Annotated[
-        int | None, typer.Option(min=2, help="Tokens of a block [default: the method's].")
-    ] = None,
+    blocks: Blocks = None,
+    length: Length = None,
     bottom: Annotated[int, typer.Option(help="Adapter layers nearest the embeddings.")] = 2,
     top: Annotated[int, typer.Option(help="Adapter layers nearest the head.")] = 2,
     seed: Seed = 0,

@@ -73,6 +73,8 @@ def compress(
     split: Split | None = None,
     profiles: Sequence[Profile] = (),
     text: str = TEXT,
+    blocks: int | None = None,
+    length: int | None = None,
     distill: int = 0,
     seed: int = 0,
     work: Mapping[str, Path] | None = None,
@@ -81,8 +83,9 @@ def compress(
 
     `methods` is a name such as `gradot`, a chain such as `scaleot+gradot`, or methods with their knobs set; by
     default those of the `profiles`, or else the default method. A method without a profile reads the public
-    `text`, a name or a file. `distill` is a number of steps. `work` names the folders from which interrupted
-    work goes on: a profile's under its method's name, the distillation's under `distill`.
+    `text`, a name or a file, in `blocks` of `length` tokens (default: the method's numbers). `distill` is a
+    number of steps. `work` names the folders from which interrupted work goes on: a profile's under its
+    method's name, the distillation's under `distill`.
 
     Raises UserError for what cannot be cut, planned or read, and for profiles of another model or split.
     """
@@ -94,8 +97,11 @@ def compress(
     work = work or {}
 
     def made(method: Method) -> Profile:
-        return profile_of(model, tokenizer, method, where, text=text, work=work.get(method.name))
+        folder = work.get(method.name)
+        return profile_of(model, tokenizer, method, where, text=text, work=folder, blocks=blocks, length=length)
 
+    if (blocks or length) and all(serving(method, where, profiles) for method in chosen):
+        raise UserError("blocks and length are for a profile that is made on the way; leave them out.")
     links = [(method, serving(method, where, profiles) or made(method)) for method in chosen]
     compressed = assemble(model, tokenizer, links, keep, seed=seed)
     if distill:

@@ -19,6 +19,8 @@ from offsite.owner.methods.base import Method
 from offsite.owner.methods.identity import identity
 from offsite.owner.profile import Profile
 
+_code = functools.cache(identity)  # which reads source files
+
 
 @dataclass(frozen=True)
 class EmulatorMaker:
@@ -27,13 +29,16 @@ class EmulatorMaker:
     bench: Bench
     text: str
     """As the recipe names it."""
+    blocks: int | None = None
+    length: int | None = None
+    """How much of it a method reads; None: the method's number."""
     _profiles: dict[Path, list[Profile]] = field(default_factory=dict)
     """By the folder that they are in."""
 
     def name(self, chain: Chain, keep: float | None, seed: int) -> dict[str, Any]:
         """What decides an emulator besides the model, for the cache: also the methods' own code."""
         methods = [
-            {"method": method.name, "code": identity(type(method)), "read": method.calibration, **method.knobs}
+            {"method": method.name, "code": _code(type(method)), "read": self._read(method), **method.knobs}
             for method in chain.seeded(seed)
         ]
         text = self._digest if chain.reads else ""
@@ -66,7 +71,8 @@ class EmulatorMaker:
         number = hashlib.sha256(repr((method.name, sorted(method.knobs.items()))).encode()).hexdigest()[:16]
         work = self.bench.cache.folder / "profiling" / f"{home.name}-{method.name}-{number}"
         here, saved = self.bench, home / f"{method.name}-{number}"
-        profile = profile_of(here.model, here.tokenizer, method, here.split, text=self.text, work=work)
+        read = {"blocks": self.blocks, "length": self.length}
+        profile = profile_of(here.model, here.tokenizer, method, here.split, text=self.text, work=work, **read)
         profile.save(saved, text=self.text)
         remove(work)
         return Profile.load(saved)
@@ -86,8 +92,15 @@ class EmulatorMaker:
 
     def _home(self, method: Method) -> Path:
         """The profiles of this model and text by a method with this code."""
-        decides = f"{self.bench.digest} {self._digest} {identity(type(method))}"
+        decides = f"{self.bench.digest} {self._digest} {_code(type(method))} {self._read(method)}"
         return self.bench.cache.folder / "profiles" / hashlib.sha256(decides.encode()).hexdigest()[:16]
+
+    def _read(self, method: Method) -> tuple[int, int] | None:
+        """How many blocks of how many tokens the method reads."""
+        if method.calibration is None:
+            return None
+        count, length = method.calibration
+        return self.blocks or count, self.length or length
 
     @functools.cached_property
     def _texts(self) -> list[str]:

@@ -96,6 +96,10 @@ class Recipe(BaseModel):
     """Only the first so many questions of each task."""
     text: Annotated[str, _fit(tasks.check_text)] = "wikipedia"
     """Public text that methods read and distillation trains on."""
+    blocks: Annotated[int, Field(ge=1)] | None = None
+    """How many blocks of it a method reads; none: the method's number."""
+    length: Annotated[int, Field(ge=2)] | None = None
+    """Tokens of a block; none: the method's number."""
     bottom: int = 2
     top: int = 2
 

@@ -29,7 +29,7 @@ class Study:
         recipe.split.middle(model.config.get_text_config().num_hidden_layers)
         self.recipe = recipe
         self.bench = Bench(model, tokenizer, recipe.split, Cache(work))
-        self.emulators = EmulatorMaker(self.bench, recipe.text)
+        self.emulators = EmulatorMaker(self.bench, recipe.text, recipe.blocks, recipe.length)
         self.task = functools.cache(lambda word: tasks.load(word, "test"))
         self.train = functools.cache(tasks.examples)
 
