@@ -21,7 +21,7 @@ from offsite.data.examples import encode
 from offsite.data_owner.tune import _trainable
 from offsite.model.decoder import Decoder
 from offsite.model.precision import attention_for, autocast
-from offsite.training.loop import Batch, answer_loss, pad
+from offsite.training.batches import Batch, answer_loss, pad
 
 
 def step(emulator: Emulator, batch: Batch) -> float:

@@ -31,7 +31,7 @@ from offsite.data.examples import IGNORED, encode
 from offsite.data_owner.tune import _set_aside
 from offsite.model.decoder import Decoder
 from offsite.model.precision import bf16_pays
-from offsite.training.loop import answer_loss, pad, schedule
+from offsite.training.batches import answer_loss, pad, schedule
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 Rows = list[dict[str, list[int]]]
@@ -66,7 +66,8 @@ class Bench:
         """The examples of the whole run, in our order, and the length of the longest of all that there are."""
         encoded, _ = _set_aside(encode(self.train, self.tokenizer, self.config.max_length), self.config)
         lengths = [len(row.input_ids) for row in encoded]
-        return [encoded[i]._asdict() for i in schedule(lengths, self.config)], max(lengths)
+        order = schedule(lengths, self.config.steps, self.config.batch_size, self.config.seed)
+        return [encoded[i]._asdict() for i in order], max(lengths)
 
     def judged(self, model: Any) -> float:
         """Nats a token of the held-out answers, in float32."""
@@ -90,7 +91,7 @@ def original(bench: Bench, precision: str) -> Run:
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
-    AcceleratorState._reset_state(reset_partial_state=True)  # the Trainer's, of another precision
+    AcceleratorState._reset_state(reset_partial_state=True)  # ours, of another precision
     emulator = bench.emulator()
     model, rows = emulator.model.train(), to_longest(*bench.rows(), bench.tokenizer.pad_token_id or 0)
     decoder = Decoder.of(model)

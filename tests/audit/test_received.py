@@ -17,7 +17,7 @@ from offsite.errors import UserError
 from offsite.model.decoder import Decoder
 from offsite.owner.blueprint import Place
 from offsite.owner.build import build
-from offsite.training.loop import answer_loss, pad
+from offsite.training.batches import answer_loss, pad
 from tests.families import tiny_model
 from tests.test_laws import SPLIT, thin
 

@@ -165,7 +165,7 @@ def undisturbed(world, tmp_path_factory):
 def send(how, process, here):
     """Send the signal `how` once the first checkpoint is whole; how the process ended, and its words."""
     deadline = time.monotonic() + 240  # python and torch start first, on whatever machine
-    while not list(here.glob(".out.tuning/checkpoint-*/trainer_state.json")):
+    while not list(here.glob(".out.tuning/checkpoint-*/training.safetensors")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.005)

@@ -48,12 +48,13 @@ def test_the_libraries_are_told_not_to_tell(monkeypatch):
     assert (os.environ["HF_HUB_DISABLE_TELEMETRY"], os.environ["DO_NOT_TRACK"]) == ("1", "1")
 
 
-def test_nothing_is_tracked_unless_it_is_asked_for(tmp_path):
-    """transformers' own default is every tracker that is installed."""
-    from offsite.training.loop import TrainConfig, _arguments
+def test_nothing_is_tracked_unless_it_is_asked_for():
+    """accelerate starts the trackers that it is given by name, and no others."""
+    from offsite.training.loop import TrainConfig
+    from offsite.training.trackers import tracking
 
-    assert TrainConfig().report_to == ()
-    assert _arguments(TrainConfig(), tmp_path, check=False, half=False).report_to == []
+    with tracking(TrainConfig().report_to, {}) as accelerator:
+        assert accelerator.trackers == []
 
 
 def _datagram():

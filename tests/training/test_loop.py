@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch.nn.functional import cross_entropy
 
 from offsite.bundles.adapter import adapter_tensors
@@ -16,7 +20,9 @@ from offsite.model.precision import cast_once
 from offsite.model.split import Split
 from offsite.owner.blueprint import Place
 from offsite.owner.build import build
-from offsite.training.loop import TrainConfig, answer_loss, has_checkpoint, pad, schedule
+from offsite.training.batches import answer_loss, pad, schedule
+from offsite.training.checkpoint import has_checkpoint, last_step
+from offsite.training.loop import TrainConfig
 from offsite.training.trackers import check_trackers
 from tests.families import tiny_model
 from tests.test_laws import EXAMPLES, same
@@ -53,7 +59,7 @@ def test_senseless_settings_are_refused(field, value):
 
 @pytest.mark.parametrize("rank", [None, 2], ids=["whole", "lora"])
 def test_a_run_cut_short_and_resumed_ends_with_the_same_adapter(tmp_path, tokenizer, rank):
-    """Cut after its first checkpoint, with a second one half-written beside."""
+    """Cut after a checkpoint, with a later one torn beside it."""
 
     def emulator():
         return build(tiny_model("gpt2"), Split(2, 2), (Place(3),), tokenizer=tokenizer)
@@ -65,7 +71,9 @@ def test_a_run_cut_short_and_resumed_ends_with_the_same_adapter(tmp_path, tokeni
     assert len(kept) == 2  # the best one and the last one
     assert kept[-1] == "checkpoint-30"
     assert has_checkpoint(work)
-    (work / "checkpoint-30" / "trainer_state.json").write_text('{"cut sho')
+    [torn] = (work / "checkpoint-30").iterdir()
+    torn.write_bytes(torn.read_bytes()[:100])
+    assert last_step(work) in (10, 20)
     resumed = tune(emulator(), EXAMPLES, config, work=work, resume=True)
     assert same(dict(resumed.tensors), dict(whole.tensors))
     assert resumed.curve == whole.curve
@@ -75,7 +83,7 @@ def test_without_resume_a_run_starts_over(tmp_path, tokenizer):
     emulator = build(tiny_model("llama"), Split(2, 2), (Place(3),), tokenizer=tokenizer)
     stale = tmp_path / "work" / "checkpoint-10"
     stale.mkdir(parents=True)
-    (stale / "trainer_state.json").write_text(json.dumps({"not": "ours"}))
+    (stale / "training.safetensors").write_bytes(b"not ours")
     tune(emulator, EXAMPLES, TuneConfig(steps=1, max_length=32), work=tmp_path / "work")
     assert not stale.exists()
     shutil.rmtree(tmp_path / "work")
@@ -94,14 +102,60 @@ def test_early_stopping_keeps_the_best_weights(tmp_path, tokenizer):
 
 def test_the_schedule_covers_every_example_each_epoch_in_batches_of_like_length():
     lengths = [5 + i % 17 for i in range(64)]
-    order = schedule(lengths, TrainConfig(steps=16, batch_size=8))
+    order = schedule(lengths, 16, 8, seed=0)
     assert len(order) == 128
     assert sorted(order[:64]) == sorted(order[64:]) == list(range(64))
     assert order[:64] != order[64:]
     spread = [max(b) - min(b) for b in ([lengths[i] for i in order[k : k + 8]] for k in range(0, 128, 8))]
     assert max(spread) <= 4
-    assert order == schedule(lengths, TrainConfig(steps=16, batch_size=8))
-    assert order != schedule(lengths, TrainConfig(steps=16, batch_size=8, seed=1))
+    assert order == schedule(lengths, 16, 8, seed=0)
+    assert order != schedule(lengths, 16, 8, seed=1)
+
+
+LAUNCHED = {
+    "WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "192.0.2.1", "MASTER_PORT": "29500",
+    "OMPI_COMM_WORLD_SIZE": "2", "PMI_SIZE": "2", "ACCELERATE_USE_CPU": "true",
+    "ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_USE_FSDP": "true", "ACCELERATE_MIXED_PRECISION": "fp8",
+    "ACCELERATE_DYNAMO_BACKEND": "INDUCTOR", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4",
+}  # fmt: skip
+TUNING = """
+import os, sys
+def watch(name, args):
+    assert not name.startswith("socket."), (name, args)
+sys.addaudithook(watch)
+from offsite.data_owner.tune import TuneConfig, tune
+from offsite.model.split import Split
+from offsite.owner.blueprint import Place
+from offsite.owner.build import build
+from tests.families import tiny_model, tiny_tokenizer
+from tests.test_laws import EXAMPLES
+emulator = build(tiny_model("llama"), Split(2, 2), (Place(3),), tokenizer=tiny_tokenizer())
+before = dict(os.environ)
+print(tune(emulator, EXAMPLES, TuneConfig(steps=2, batch_size=4, max_length=32)).digest)
+assert dict(os.environ) == before, "the environment is as it was"
+"""
+
+
+def test_a_launcher_s_variables_start_no_other_process(tmp_path):
+    """Left in the environment, they would have accelerate wait on a socket, or ask for deepspeed."""
+    root = Path(__file__).parents[2]
+    plain = {name: value for name, value in os.environ.items() if name not in LAUNCHED}
+    plain |= {"PYTHONPATH": f"{root / 'src'}:{root}", "OMP_NUM_THREADS": "1"}
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", TUNING],
+            env=plain | more, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True,
+        ).stdout
+        for more in ({}, LAUNCHED)
+    }  # fmt: skip
+    assert len(digests) == 1
+
+
+def test_a_loss_that_runs_away_ends_the_training_at_once(tmp_path, tokenizer):
+    emulator = build(tiny_model("llama"), Split(2, 2), (Place(3),), tokenizer=tokenizer)
+    config = TuneConfig(steps=300, batch_size=4, lr=1e30, max_length=32)
+    with pytest.raises(UserError, match=r"by step (10|20); take an lr lower than 1e\+30"):
+        tune(emulator, EXAMPLES, config, work=tmp_path)
 
 
 def step(model, batch):
@@ -162,12 +216,14 @@ def test_tensorboard_s_files_hold_the_curve_and_outlive_the_checkpoints(
     config = TuneConfig(steps=2, batch_size=4, max_length=32, report_to=("tensorboard",))
     curve = tune(emulator, EXAMPLES, config).curve
     assert [path.name for path in tmp_path.iterdir()] == [place or "runs"]
-    [file] = tmp_path.rglob("events.out.tfevents.*")
-    logged = events.EventAccumulator(str(file)).Reload()
+    files = list(tmp_path.rglob("events.out.tfevents.*"))
+    [logged] = (
+        found for file in files if (found := events.EventAccumulator(str(file)).Reload()).Tags()["scalars"]
+    )
     losses = {event.step: event.value for event in logged.Scalars("train/loss")}
     assert losses == pytest.approx({p.step: p.loss for p in curve if p.loss is not None}, rel=1e-4)
-    raw = file.read_bytes()
-    assert b"max_steps" in raw
+    raw = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert b"batch_size" in raw
     assert not any(piece.text.strip().encode() in raw for example in EXAMPLES for piece in example.pieces)
 
 
@@ -179,12 +235,13 @@ def test_no_tracker_runs_unasked(tmp_path, llama, tokenizer, monkeypatch):
     monkeypatch.setenv("WANDB_PROJECT", "p")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     seen = []
-    monkeypatch.setattr("offsite.training.loop.keep_logs", seen.append)
+    real = Accelerator.log
+    monkeypatch.setattr(Accelerator, "log", lambda self, *a, **k: (seen.append(self), real(self, *a, **k)))
     emulator = build(llama, Split(2, 2), (Place(3),), tokenizer=tokenizer)
     tune(emulator, EXAMPLES, TuneConfig(steps=1, max_length=32))
     assert not list(tmp_path.iterdir())
-    homes = {type(callback).__module__ for callback in seen[0].callback_handler.callbacks}
-    assert homes == {"offsite.training.loop", "transformers.trainer_callback"}
+    assert seen
+    assert all(not accelerator.trackers for accelerator in seen)
 
 
 def test_a_tracker_that_is_not_there_is_refused():

@@ -17,7 +17,7 @@ from offsite.data.examples import Example, Piece, encode
 from offsite.model.decoder import longest
 from offsite.model.precision import autocast
 from offsite.progress import track
-from offsite.training.loop import answer_loss, pad
+from offsite.training.batches import answer_loss, pad
 from offsite.untrusted.tokenize import hushed, token_ids
 
 _KNOWN = 0.2  # nats a token: below, there is nothing left to learn

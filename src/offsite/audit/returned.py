@@ -16,7 +16,7 @@ from offsite.bundles.adapter import Adapter, adapter_tensors, swap
 from offsite.errors import UserError
 from offsite.model.precision import autocast
 from offsite.progress import track
-from offsite.training.loop import answer_loss
+from offsite.training.batches import answer_loss
 
 _MARGIN = 2.0  # times what a trusted adapter moved
 _USUAL = 0.5  # of its own size (seen: 0.04 after 48 steps at 3e-4 on SmolLM2-135M)

@@ -208,7 +208,7 @@ def _say(line: str) -> None:
 
 def _worth(work: Path) -> bool:
     """Whether there is something that the same command goes on from."""
-    from offsite.training.loop import has_checkpoint
+    from offsite.training.checkpoint import has_checkpoint
 
     learnt = (*work.glob("*.json"), *work.glob("profil*/*/*.safetensors"), *work.glob("profiles/*/*/*.json"))
     return bool(learnt) or any(map(has_checkpoint, work.glob("*-checkpoints")))

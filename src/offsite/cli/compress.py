@@ -100,7 +100,7 @@ def command(
 def _work(out: Path, names: list[str]) -> Iterator[dict[str, Path]]:
     """Yield the folders from which interrupted work goes on: one for each method, one for distilling."""
     from offsite.owner.compress import DISTILL
-    from offsite.training.loop import has_checkpoint
+    from offsite.training.checkpoint import has_checkpoint
 
     endings = {name: f".profiling-{name}" if len(names) > 1 else ".profiling" for name in names}
     with ExitStack() as hold:

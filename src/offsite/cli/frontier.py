@@ -296,7 +296,7 @@ def _set(knobs: Mapping[str, object]) -> list[str]:
 
 def _worth(work: Path) -> bool:
     """Whether there is something that the same command goes on from."""
-    from offsite.training.loop import has_checkpoint
+    from offsite.training.checkpoint import has_checkpoint
 
     if any(work.glob("*.json")) or any(map(has_checkpoint, work.glob("*-checkpoints"))):
         return True

@@ -59,7 +59,7 @@ def command(
     from offsite.data import tasks
     from offsite.data_owner.tune import TuneConfig, tune
     from offsite.model import loading
-    from offsite.training.loop import has_checkpoint
+    from offsite.training.checkpoint import has_checkpoint
 
     config = TuneConfig(
         steps=steps, batch_size=batch_size, lr=lr, seed=seed, lora_rank=lora_rank, max_length=max_length,

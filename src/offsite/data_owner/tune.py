@@ -20,7 +20,9 @@ from offsite.bundles.emulator import Emulator
 from offsite.data.examples import Encoded, Example, encode
 from offsite.errors import UserError
 from offsite.model.decoder import Decoder, base_of, longest
-from offsite.training.loop import Point, TrainConfig, answer_loss, fit, mark_of, only, pad
+from offsite.training.batches import answer_loss, pad
+from offsite.training.checkpoint import mark_of
+from offsite.training.loop import Point, TrainConfig, fit, trainable
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ def _trainable(emulator: Emulator, config: TuneConfig) -> Iterator[torch.nn.Modu
         with _with_lora(emulator, config) as wrapped:
             yield wrapped
         return
-    with only(emulator.model, adapter_tensors(emulator.model, emulator.split).values()):
+    with trainable(emulator.model, adapter_tensors(emulator.model, emulator.split).values()):
         yield emulator.model
 
 

@@ -18,7 +18,8 @@ from offsite.bundles.emulator import Emulator
 from offsite.data.examples import blocks
 from offsite.model.decoder import Decoder, longest, output_at, own
 from offsite.model.harmonizers import hung
-from offsite.training.loop import Batch, Loss, Point, TrainConfig, fit, only
+from offsite.training.batches import Batch
+from offsite.training.loop import Loss, Point, TrainConfig, fit, trainable
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def distill(
     own(emulator.model, names)
     mark = _mark(emulator, tokens, config)
     state = emulator.model.state_dict(keep_vars=True)
-    with only(emulator.model, {id(state[name]): state[name] for name in names}.values()):
+    with trainable(emulator.model, {id(state[name]): state[name] for name in names}.values()):
         return fit(
             emulator.model, [{"input_ids": row} for row in tokens], [], config,
             loss=_alignment(emulator, model, config.align), collate=_stack,

@@ -7,7 +7,6 @@ harmonizers, which learn to make up for that; what replacements cost teaches the
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -28,7 +27,9 @@ from offsite.owner.importance import Importance, Judging
 from offsite.owner.parts import Parts
 from offsite.owner.records import Factors, TrainingCurves
 from offsite.owner.states import hidden_states
-from offsite.progress import bar, track
+from offsite.progress import track
+from offsite.training.checkpoint import optimizer_state, restore_optimizer
+from offsite.training.loop import run
 
 TRAINED = "harmonizers"
 """The part of a profile with what `harmonize` returns."""
@@ -88,7 +89,7 @@ def harmonize(
     """
     check_text(tokens, config)
     with frozen(model):  # gradients of its own parameters would cost half of each step
-        return _trained(_Training(model, split, tokens, config), parts)
+        return _trained(_Training(model, split, tokens, config, parts))
 
 
 def check_text(tokens: Tensor, config: Harmonizing) -> None:
@@ -101,20 +102,13 @@ def check_text(tokens: Tensor, config: Harmonizing) -> None:
         )
 
 
-def _trained(training: _Training, parts: Parts) -> dict[str, Tensor]:
-    config = training.config
-    if STATE in parts.names:
-        training.restore({name: parts[f"{STATE}/{name}"] for name in training.state()})
+def _trained(training: _Training) -> dict[str, Tensor]:
+    if STATE in training.parts.names:
+        training.restore()
     else:
         training.start()
-        parts.put(STATE, training.state())
-    with bar("Training harmonizers", config.steps) as advance:
-        advance(training.done, "")
-        while training.done < config.steps:
-            training.step()
-            if training.done % _EVERY == 0:
-                parts.put(STATE, training.state())
-            advance(1, training.note)
+        training.check()
+    run(training, training.config.steps, every=_EVERY, what="Training harmonizers")
     return training.result()
 
 
@@ -132,10 +126,13 @@ def reduced_rank(moment: Tensor, cross: Tensor, rank: int) -> tuple[Tensor, Tens
 
 
 class _Training:
-    """A run, between any two of its steps; what chance decides in a step hangs on the seed and its number."""
+    """A run, between any two of its steps; the seed and the number of a step decide what it draws."""
 
-    def __init__(self, model: PreTrainedModel, split: Split, tokens: Tensor, config: Harmonizing) -> None:
-        self.model, self.config, self.done, self.note = model, config, 0, ""
+    def __init__(
+        self, model: PreTrainedModel, split: Split, tokens: Tensor, config: Harmonizing, parts: Parts
+    ) -> None:
+        self.model, self.config, self.parts = model, config, parts
+        self.done, self.over = 0, False
         self.layers = split.middle(len(Decoder.of(model)))
         self.stand_ins = StandIns(model)
         held = _held(len(tokens))
@@ -189,16 +186,20 @@ class _Training:
             harmonizer.down.weight[: 2 * len(down)] = torch.cat([down, -down])
             harmonizer.up.weight[:, : 2 * len(down)] = torch.cat([up, -up], dim=1)
 
-    def step(self) -> None:
-        """One batch for the harmonizers, one judgement for the scores."""
+    def step(self) -> str:
+        """Take one batch for the harmonizers and one judgement for the scores."""
         chance = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.done)
         loss = self._improve(chance)
         judged = self._judge(chance)
         scores = self.importance.scores
         for name, value in (("loss", loss), ("judged", judged), ("scores", scores)):
             self.curves[name][self.done] = value
-        self.note = f"loss {loss:.2f}, judged {judged:.2f}, scores {scores.min():.1f} to {scores.max():.1f}"
         self.done += 1
+        return f"loss {loss:.2f}, judged {judged:.2f}, scores {scores.min():.1f} to {scores.max():.1f}"
+
+    def check(self) -> None:
+        """Save all that a resumed run needs; every step judges on text not trained on."""
+        self.parts.put(STATE, self._state())
 
     def _improve(self, chance: torch.Generator) -> float:
         """Train the harmonizers on one batch, in a mixed stack; its loss."""
@@ -273,32 +274,20 @@ class _Training:
             found |= Factors(harmonizer.up.weight, harmonizer.down.weight).tensors(str(layer))
         return {name: tensor.detach().clone() for name, tensor in found.items()}
 
-    def state(self) -> dict[str, Tensor]:
-        """All that a resumed run needs."""
-        held = {"done": torch.tensor(self.done)} | self.parameters
-        held |= {"scores": self.importance.scores}
-        held |= {f"curve.{name}": curve for name, curve in self.curves.items()}
-        for name, parameter in self.parameters.items():
-            moments = self.optimizer.state.get(parameter) or {
-                "step": torch.tensor(0.0),
-                "exp_avg": torch.zeros_like(parameter),
-                "exp_avg_sq": torch.zeros_like(parameter),
-            }
-            held |= {f"{name}.{moment}": tensor for moment, tensor in moments.items()}
-        return {name: tensor.detach().clone() for name, tensor in held.items()}
+    def _state(self) -> dict[str, Tensor]:
+        state = {"done": torch.tensor(self.done), "scores": self.importance.scores}
+        state |= {f"curve.{name}": curve for name, curve in self.curves.items()}
+        state |= optimizer_state(self.parameters, self.optimizer)
+        return {name: tensor.detach().clone() for name, tensor in state.items()}
 
-    @torch.no_grad()
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Stand where `state` was taken."""
+    def restore(self) -> None:
+        """Go on from what an interrupted run saved."""
+        state = {name: self.parts[f"{STATE}/{name}"] for name in self._state()}
         self.done = int(state["done"])
         self.importance.scores.copy_(state["scores"])
         for name, curve in self.curves.items():
             curve.copy_(state[f"curve.{name}"])
-        for name, parameter in self.parameters.items():
-            parameter.copy_(state[name])
-            if state[f"{name}.step"]:
-                moments = {m: state[f"{name}.{m}"].to(parameter.device) for m in ("exp_avg", "exp_avg_sq")}
-                self.optimizer.state[parameter] = moments | {"step": state[f"{name}.step"].clone()}
+        restore_optimizer(self.parameters, self.optimizer, state)
 
 
 def _held(blocks: int) -> int:

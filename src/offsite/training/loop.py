@@ -1,42 +1,30 @@
-"""The one training loop, around transformers' Trainer: bf16 where it pays, resumable, one bar."""
+"""The training loop: step, log, evaluate, save; killed anywhere and run again, it ends with the same result."""
 
 from __future__ import annotations
 
-import json
-import random
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from math import ceil, inf
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
-from transformers import (
-    EarlyStoppingCallback,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-)
 
 from offsite.errors import UserError
 from offsite.files.atomic import empty
-from offsite.model.decoder import base_of, output_at
+from offsite.model.decoder import base_of
 from offsite.model.precision import attention_for, bf16_pays, cast_once
-from offsite.progress import Advance, bar
-from offsite.training.trackers import check_trackers, keep_logs
+from offsite.progress import bar
+from offsite.training import checkpoint
+from offsite.training.batches import Batch, batches, schedule
+from offsite.training.trackers import check_trackers, tracking
 
-_TRAINED = "trained.safetensors"
-_STATE = "trainer_state.json"  # the last file of a checkpoint: where it stands, the checkpoint is whole
 _CHECK_EVERY = 10  # steps, at the least: a check costs about as much as two of them
-_POOL = 50  # batches among which examples are sorted by length
+_LARGEST = 1.0  # norm of a step's gradient; a larger one is scaled down
 
-Batch = dict[str, Tensor]
 Loss = Callable[[nn.Module, Batch], Tensor]
 
 
@@ -57,14 +45,14 @@ class TrainConfig:
     patience: int = 2
     """Stop after so many checks in a row without a better held-out loss."""
     report_to: tuple[str, ...] = ()
-    """Trackers, by transformers' names (tensorboard, mlflow, trackio, wandb); none: local files only.
+    """Trackers, by accelerate's names (tensorboard, mlflow, trackio, wandb); none: local files only.
 
     Tensorboard's files go to ./runs, or where TENSORBOARD_LOGGING_DIR says; the others have their own settings.
     """
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "lr", "checks", "patience"):
-            if not 0 < getattr(self, name) < inf:
+            if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"{name} must be above zero, not {getattr(self, name)}.")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed must be from 0 to {2**32 - 1}, not {self.seed}.")
@@ -77,6 +65,32 @@ class Point(NamedTuple):
     step: int
     loss: float | None
     heldout: float | None
+
+
+class Training(Protocol):
+    """Something to train in steps, which can save where it stands."""
+
+    done: int
+    """Steps taken."""
+    over: bool
+    """Whether to stop early."""
+
+    def step(self) -> str:
+        """Take a step; returns the note that the progress bar shows."""
+
+    def check(self) -> None:
+        """Evaluate and save."""
+
+
+def run(training: Training, steps: int, *, every: int, what: str) -> None:
+    """Train until `steps` are done or it is over, with a check at every so many steps and after the last."""
+    with bar(what, steps) as advance:
+        advance(training.done, "")
+        while training.done < steps and not training.over:
+            note = training.step()
+            if training.done % every == 0 or training.done == steps:
+                training.check()
+            advance(1, note)
 
 
 def fit(
@@ -94,37 +108,156 @@ def fit(
 ) -> list[Point]:
     """Train what requires gradients in `model`, in place, and return the curve.
 
-    `train` and `heldout` are rows with `input_ids`; `work` keeps the checkpoints, which only `resume` reads,
-    and only where `mark`, which stands for all that the result hangs on, is the same. The weights with the
-    best held-out loss stay, where `heldout` is not empty.
+    `train` and `heldout` are rows with `input_ids`. Checkpoints go to `work`; `resume` reads them if they have
+    the same `mark`, a fingerprint of all that decides the result. If there are `heldout` rows, the weights with
+    the best loss on them stay.
     """
-    last = _last_checkpoint(work) if resume and mark_of(work) == mark else None
-    if last is None:
+    every = max(_CHECK_EVERY, math.ceil(config.steps / config.checks))
+    if not (resume and checkpoint.mark_of(work) == mark):
         empty(work)
-    lengths = [len(row["input_ids"]) for row in train]
-    ordered = sorted(heldout, key=lambda row: len(row["input_ids"]))
-    arguments = _arguments(config, work, bool(heldout), half=base_of(model).dtype != torch.float32)
-    arguments.max_steps = _over_at(last) or config.steps
-    order = schedule(lengths, config)[: arguments.max_steps * config.batch_size]
-    cast = cast_once(model) if arguments.bf16 else nullcontext()
-    with attention_for(base_of(model), max(lengths)), cast, bar(what, config.steps) as advance:
-        trainer = _Trainer(
-            model=model,
-            args=arguments,
-            train_dataset=[train[i] for i in order],
-            eval_dataset=ordered or None,
-            data_collator=collate,
-            callbacks=[_Bar(advance), *([EarlyStoppingCallback(config.patience)] if heldout else [])],
-        )
-        trainer.loss, trainer.mark = loss, mark
-        trainer.remove_callback(PrinterCallback)
-        keep_logs(trainer)
-        trainer.train(resume_from_checkpoint=str(last) if last else None)
-    return _curve(trainer.state.log_history)
+    longest = max(len(row["input_ids"]) for row in train)
+    half = base_of(model).dtype != torch.float32  # float32 adapters in a model of half precision need autocast
+    fast = half or bf16_pays()
+    torch.manual_seed(config.seed)
+    with (
+        tracking(config.report_to, asdict(config)) as accelerator,
+        attention_for(base_of(model), longest),
+        cast_once(model) if fast else nullcontext(),
+    ):
+        training = _Fit(model, train, heldout, config, loss, collate, accelerator, fast, work, mark, every)
+        try:
+            run(training, config.steps, every=every, what=what)
+            training.take_best()
+        finally:
+            accelerator.unwrap_model(training.model, keep_fp32_wrapper=False)
+    return training.curve
+
+
+class _Fit:
+    """Training on rows: AdamW, warmed up and then on a cosine, with early stopping on held-out rows."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train: Sequence[Mapping[str, Any]],
+        heldout: Sequence[Mapping[str, Any]],
+        config: TrainConfig,
+        loss: Loss,
+        collate: Callable[[list[Any]], Batch],
+        accelerator: Accelerator,
+        fast: bool,
+        work: Path,
+        mark: str,
+        every: int,
+    ) -> None:
+        self.config, self.accelerator, self.fast = config, accelerator, fast
+        self.loss, self.collate, self.work, self.mark = loss, collate, work, mark
+        order = schedule([len(row["input_ids"]) for row in train], config.steps, config.batch_size, config.seed)
+        self.batches = batches([train[i] for i in order], config.batch_size)
+        self.heldout = batches(sorted(heldout, key=lambda row: len(row["input_ids"])), config.batch_size)
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        optimizer = torch.optim.AdamW(self.parameters.values(), lr=config.lr, weight_decay=0.0, fused=True)
+        self.model, self.optimizer = accelerator.prepare(model.train(), optimizer)
+        # a logged loss is a mean since the one before, of which a resumed run knows nothing
+        self.logged = max(n for n in range(1, max(1, config.steps // 30) + 1) if every % n == 0)
+        self.summed = torch.zeros((), device=accelerator.device)
+        self.done, self.over, self.note = 0, False, ""
+        self.best, self.best_step, self.waited = math.inf, 0, 0
+        self.points: dict[int, Point] = {}
+        self.restore()
+
+    @property
+    def curve(self) -> list[Point]:
+        """The losses logged so far, by step."""
+        return [self.points[step] for step in sorted(self.points)]
+
+    def step(self) -> str:
+        """Take a step on the next batch."""
+        rate = self.config.lr * _rate(self.done, self.config.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss = self._loss(self.batches[self.done])
+        self.accelerator.backward(loss)
+        norm = self.accelerator.clip_grad_norm_(self.parameters.values(), _LARGEST)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.done += 1
+        self.summed += loss.detach()
+        if self.done % self.logged == 0:
+            self._log({"learning_rate": rate, "grad_norm": float(norm)})
+        return self.note
+
+    def check(self) -> None:
+        """Evaluate on the held-out rows, if there are any, and save a checkpoint."""
+        if self.heldout:
+            self._evaluate()
+        self._save()
+
+    def _loss(self, rows: list[Any]) -> Tensor:
+        device = self.accelerator.device
+        batch = {name: tensor.to(device) for name, tensor in self.collate(rows).items()}
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.fast):
+            return self.loss(self.model, batch)
+
+    def _log(self, more: dict[str, float]) -> None:
+        loss = self.summed.item() / self.logged
+        self.summed.zero_()
+        if not math.isfinite(loss):
+            raise UserError(
+                f"The training ran away to NaN or infinity by step {self.done}; take an lr lower than "
+                f"{self.config.lr:g}."
+            )
+        self.note = f"loss {loss:.2f}"
+        self.points[self.done] = Point(self.done, loss, None)
+        values = {f"train/{name}": value for name, value in ({"loss": loss} | more).items()}
+        self.accelerator.log(values, step=self.done)
+
+    @torch.no_grad()
+    def _evaluate(self) -> None:
+        self.model.eval()
+        losses = [self._loss(rows).expand(len(rows)) for rows in self.heldout]
+        self.model.train()
+        mean = float(torch.cat(losses).cpu().numpy().mean())
+        logged = self.points.get(self.done)
+        self.points[self.done] = Point(self.done, logged and logged.loss, mean)
+        self.accelerator.log({"eval/loss": mean}, step=self.done)
+        if mean < self.best:
+            self.best, self.best_step, self.waited = mean, self.done, 0
+        else:
+            self.waited += 1
+        self.over = self.waited >= self.config.patience
+
+    def _save(self) -> None:
+        tensors = checkpoint.optimizer_state(self.parameters, self.optimizer) | _random_state(self.accelerator)
+        facts = {
+            "mark": self.mark, "done": self.done, "over": self.over, "waited": self.waited,
+            "best": self.best, "best_step": self.best_step, "curve": self.curve,
+        }  # fmt: skip
+        checkpoint.write(self.work, self.done, tensors, facts, best=self.best_step or None)
+
+    def restore(self) -> None:
+        """Go on from the newest checkpoint, if there is one."""
+        step = checkpoint.last_step(self.work)
+        if step is None:
+            return
+        tensors, facts = checkpoint.read(self.work, step)
+        checkpoint.restore_optimizer(self.parameters, self.optimizer, tensors)
+        _set_random_state(self.accelerator, tensors)
+        self.done, self.over, self.waited = facts["done"], facts["over"], facts["waited"]
+        self.best, self.best_step = facts["best"], facts["best_step"]
+        self.points = {point[0]: Point(*point) for point in facts["curve"]}
+
+    @torch.no_grad()
+    def take_best(self) -> None:
+        """Set the weights to those with the best held-out loss, if they are not there already."""
+        if self.best_step not in (0, self.done):
+            tensors, _ = checkpoint.read(self.work, self.best_step)
+            for name, parameter in self.parameters.items():
+                parameter.copy_(tensors[name])
 
 
 @contextmanager
-def only(model: nn.Module, tensors: Iterable[Tensor]) -> Iterator[None]:
+def trainable(model: nn.Module, tensors: Iterable[Tensor]) -> Iterator[None]:
     """Within, just those of the `tensors` that are parameters require gradients, in float32.
 
     AdamW's small steps vanish in half precision; afterwards each has its type again, and none is trained.
@@ -145,188 +278,23 @@ def only(model: nn.Module, tensors: Iterable[Tensor]) -> Iterator[None]:
         model.train(False)
 
 
-def answer_loss(model: nn.Module, batch: Batch) -> Tensor:
-    """Mean cross-entropy of the learnt tokens; the head is computed only where one of the batch stands.
-
-    `batch`: input_ids, attention_mask, labels, each (rows, length); labels are -100 where only read.
-    """
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    targets = batch["labels"][:, 1:]
-    columns = (targets != -100).any(dim=0).nonzero().squeeze(1)  # the union over rows, ascending
-    logits = output_at(model, columns, **inputs).logits
-    return cross_entropy(logits.float().flatten(0, 1), targets[:, columns].flatten(), ignore_index=-100)
+def _rate(done: int, steps: int) -> float:
+    """The share of the peak learning rate: up over a twentieth of the steps, then a cosine down to zero."""
+    warm = steps // 20
+    if done < warm:
+        return done / warm
+    return max(0.0, 0.5 * (1.0 + math.cos(math.pi * ((done - warm) / max(1, steps - warm)))))
 
 
-def pad(pad_id: int) -> Callable[[list[Any]], Batch]:
-    """A collator of rows of `input_ids` and `labels`: padded on the right, to the longest of the batch."""
-
-    def collate(rows: list[Any]) -> Batch:
-        length = max(len(row["input_ids"]) for row in rows)
-
-        def padded(key: str, fill: int) -> Tensor:
-            return torch.tensor([[*row[key], *[fill] * (length - len(row[key]))] for row in rows])
-
-        lengths = torch.tensor([len(row["input_ids"]) for row in rows])
-        mask = (torch.arange(length) < lengths[:, None]).long()
-        return {
-            "input_ids": padded("input_ids", pad_id),
-            "labels": padded("labels", -100),
-            "attention_mask": mask,
-        }
-
-    return collate
+def _random_state(accelerator: Accelerator) -> dict[str, Tensor]:
+    """What dropout draws from, on the CPU and on the device."""
+    states = {"random.cpu": torch.get_rng_state()}
+    if accelerator.device.type != "cpu":
+        states["random.device"] = torch.get_device_module(accelerator.device).get_rng_state()
+    return states
 
 
-def schedule(lengths: Sequence[int], config: TrainConfig) -> list[int]:
-    """Which example comes when, over the whole run: batches of like length in random order, epoch by epoch.
-
-    From the seed alone, so that a resumed run sees what an undisturbed one would (docs/decisions.md).
-    """
-    chance = random.Random(config.seed)
-    wanted = config.steps * config.batch_size
-    order: list[int] = []
-    while len(order) < wanted:
-        epoch = chance.sample(range(len(lengths)), len(lengths))
-        pools = [
-            epoch[i : i + _POOL * config.batch_size] for i in range(0, len(epoch), _POOL * config.batch_size)
-        ]
-        ranked = [i for pool in pools for i in sorted(pool, key=lengths.__getitem__)]
-        batches = [ranked[i : i + config.batch_size] for i in range(0, len(ranked), config.batch_size)]
-        full = [batch for batch in batches if len(batch) == config.batch_size] or batches
-        order += [i for batch in chance.sample(full, len(full)) for i in batch]
-    return order[:wanted]
-
-
-def has_checkpoint(work: Path) -> bool:
-    """Whether an interrupted run left something to resume in `work`."""
-    return _last_checkpoint(work) is not None
-
-
-def mark_of(work: Path) -> str | None:
-    """The `mark` of the interrupted run that can be resumed in `work`; None where there is none."""
-    last = _last_checkpoint(work)
-    if last is None:
-        return None
-    with safe_open(last / _TRAINED, framework="pt") as trained:
-        return (trained.metadata() or {}).get("mark")
-
-
-class _Trainer(Trainer):
-    """Our loss, and checkpoints that hold what is trained instead of the whole model."""
-
-    loss: Loss
-    mark: str
-
-    def compute_loss(  # type: ignore[override]
-        self, model: nn.Module, inputs: Batch, return_outputs: bool = False, **_: Any
-    ) -> Tensor | tuple[Tensor, dict[str, Any]]:
-        loss = self.loss(model, inputs)
-        return (loss, {}) if return_outputs else loss
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        folder = Path(output_dir or str(self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        assert self.model is not None
-        state = state_dict if state_dict is not None else self.model.state_dict()
-        trained = {name for name, p in self.model.named_parameters() if p.requires_grad}
-        kept = {k: v.detach().contiguous() for k, v in state.items() if k in trained}
-        save_file(kept, folder / _TRAINED, metadata={"mark": self.mark})
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        saved = load_file(Path(resume_from_checkpoint) / _TRAINED)
-        target = model or self.model
-        assert target is not None
-        own = dict(target.named_parameters())
-        with torch.no_grad():
-            for name, tensor in saved.items():
-                own[name].copy_(tensor)
-
-    def _load_best_model(self) -> None:
-        if self.state.best_model_checkpoint:
-            # By its name: a resumed run may see the folder from elsewhere.
-            best = Path(str(self.args.output_dir)) / Path(self.state.best_model_checkpoint).name
-            self._load_from_checkpoint(str(best))
-
-
-class _Bar(TrainerCallback):
-    """Drives our bar from the Trainer's events."""
-
-    def __init__(self, advance: Advance) -> None:
-        self.advance, self.note, self.shown = advance, "", 0
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.advance(state.global_step - self.shown, self.note)
-        self.shown = state.global_step
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if logs and "loss" in logs:
-            self.note = f"loss {float(logs['loss']):.2f}"
-
-
-def _arguments(config: TrainConfig, work: Path, check: bool, half: bool) -> TrainingArguments:
-    every = max(_CHECK_EVERY, ceil(config.steps / config.checks))
-    logged = max(1, config.steps // 30)
-    while every % logged:  # a loss is a mean since the one before, of which a resumed run knows nothing
-        logged -= 1
-    arguments = TrainingArguments(
-        output_dir=str(work.resolve()),
-        max_steps=config.steps,
-        per_device_train_batch_size=config.batch_size,
-        per_device_eval_batch_size=config.batch_size,
-        learning_rate=config.lr,
-        warmup_steps=config.steps // 20,
-        lr_scheduler_type="cosine",
-        seed=config.seed,
-        bf16=half or bf16_pays(),  # float32 adapters in a model of half precision need autocast
-        use_cpu=not torch.accelerator.is_available(),
-        train_sampling_strategy="sequential",
-        remove_unused_columns=False,
-        label_names=["labels"],
-        dataloader_pin_memory=False,
-        report_to=list(config.report_to) or "none",
-        disable_tqdm=True,
-        logging_steps=logged,
-        eval_strategy="steps" if check else "no",
-        eval_steps=every,
-        save_steps=every,
-        save_total_limit=2,
-        load_best_model_at_end=check,
-        restore_callback_states_from_checkpoint=True,
-        prediction_loss_only=True,
-        log_level="error",
-    )
-    # Several would make one step of a batch for each, of the schedule of one.
-    arguments._n_gpu = min(1, arguments.n_gpu)
-    return arguments
-
-
-def _last_checkpoint(work: Path) -> Path | None:
-    """The newest whole checkpoint; one cut short by a kill has no trainer state."""
-    whole = [state.parent for state in work.glob(f"checkpoint-*/{_STATE}") if _sound(state)]
-    return max(whole, key=lambda folder: int(folder.name.rsplit("-", 1)[1]), default=None)
-
-
-def _over_at(checkpoint: Path | None) -> int | None:
-    """The step at which a run was over, perhaps early; the Trainer, resumed, would take one more."""
-    if checkpoint is None:
-        return None
-    state = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
-    over = state["stateful_callbacks"]["TrainerControl"]["args"]["should_training_stop"]
-    return int(state["global_step"]) if over else None
-
-
-def _sound(state: Path) -> bool:
-    try:
-        json.loads(state.read_text(encoding="utf-8"))
-    except ValueError:
-        return False
-    return True
-
-
-def _curve(history: Sequence[Mapping[str, float]]) -> list[Point]:
-    points: dict[int, Point] = {}
-    for entry in history:
-        step = int(entry["step"])
-        old = points.get(step, Point(step, None, None))
-        points[step] = Point(step, entry.get("loss", old.loss), entry.get("eval_loss", old.heldout))
-    return [points[step] for step in sorted(points) if points[step][1:] != (None, None)]
+def _set_random_state(accelerator: Accelerator, states: Mapping[str, Tensor]) -> None:
+    torch.set_rng_state(states["random.cpu"])
+    if "random.device" in states and accelerator.device.type != "cpu":
+        torch.get_device_module(accelerator.device).set_rng_state(states["random.device"])

@@ -1,33 +1,67 @@
-"""The trackers of transformers' Trainer: which there are, and where their files go."""
+"""Experiment trackers, and the accelerator that logs to them: always of this one process."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
-from transformers import Trainer
-from transformers.integrations.integration_utils import (
-    TensorBoardCallback,
-    default_logdir,
-    get_available_reporting_integrations,
-)
+from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import ProjectConfiguration
 
 from offsite.errors import UserError, did_you_mean
+
+_LAUNCHER = (
+    "WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
+    "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "FORK_LAUNCHED",
+)  # fmt: skip
 
 
 def check_trackers(names: Sequence[str]) -> None:
     """Refuse the name of a tracker that is not installed."""
-    known = get_available_reporting_integrations() if names else []  # type: ignore[no-untyped-call]
+    known = [str(tracker) for tracker in get_available_trackers()] if names else []
     for name in names:
         if name not in known:
             way = did_you_mean(name, known) if known else "install it first."
             raise UserError(f"There is no tracker {name!r} here; {way}")
 
 
-def keep_logs(trainer: Trainer) -> None:
-    """Send tensorboard's files to ./runs, or where TENSORBOARD_LOGGING_DIR says.
+@contextmanager
+def tracking(names: Sequence[str], settings: Mapping[str, object]) -> Iterator[Accelerator]:
+    """Yield an accelerator that logs to the trackers `names`; they are closed afterwards.
 
-    By default they would lie among the checkpoints, which are deleted.
+    Tensorboard's files go to ./runs, or where TENSORBOARD_LOGGING_DIR says.
     """
-    for callback in trainer.callback_handler.callbacks:
-        if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
-            callback.logging_dir = default_logdir()
+    folder = os.environ.get("TENSORBOARD_LOGGING_DIR") or str(Path("runs", time.strftime("%Y%m%d-%H%M%S")))
+    with _one_process():
+        accelerator = Accelerator(
+            log_with=list(names) or None, project_config=ProjectConfiguration(logging_dir=folder)
+        )
+    if names:
+        accelerator.init_trackers(os.environ.get("WANDB_PROJECT", "offsite"), _plain(settings))
+    try:
+        yield accelerator
+    finally:
+        for tracker in accelerator.trackers:
+            tracker.finish()
+
+
+def _plain(settings: Mapping[str, object]) -> dict[str, object]:
+    """Numbers and words, which is all that every tracker takes."""
+    return {
+        name: value if isinstance(value, (int, float, str)) else str(value) for name, value in settings.items()
+    }
+
+
+@contextmanager
+def _one_process() -> Iterator[None]:
+    """Hide a launcher's variables: an accelerator that sees them waits on a socket for other processes."""
+    names = [name for name in os.environ if name in _LAUNCHER or name.startswith("ACCELERATE_")]
+    hidden = {name: os.environ.pop(name) for name in names}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
