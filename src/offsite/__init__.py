@@ -8,13 +8,16 @@
 
     offsite.plug(whole, offsite.Adapter.load("adapter"))               # model owner
 
-The names are imported when first used, so that `import offsite` costs nothing.
+`dir(offsite)` lists the public names; `help()` of each says what its fields and knobs mean. They are imported
+when first used, so that `import offsite` costs nothing.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from offsite.docstrings import document
 
 if TYPE_CHECKING:
     from offsite.bundles.adapter import Adapter
@@ -125,6 +128,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'offsite' has no attribute {name!r}")
     value = getattr(import_module(f"offsite.{_HOME[name]}"), "load" if name == "load_task" else name)
+    document(value)
     globals()[name] = value
     return value
 

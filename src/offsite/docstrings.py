@@ -27,7 +27,7 @@ class FieldDoc:
 
 
 def field_docs(kind: type) -> list[FieldDoc]:
-    """Return the fields of a dataclass in their order, with docstrings of bases where it has none."""
+    """Return the fields of a dataclass, those of its body first, then those of its bases."""
     written: dict[str, tuple[str, str, str]] = {}
     for each in reversed(kind.__mro__):
         written |= _written(each)
@@ -37,23 +37,34 @@ def field_docs(kind: type) -> list[FieldDoc]:
         required = field.default is MISSING and field.default_factory is MISSING
         default = None if field.default is MISSING else field.default
         found.append(FieldDoc(field.name, meaning, type_, default, required, unit))
-    return found
+    here = _written(kind)
+    return sorted(found, key=lambda each: each.name not in here)
 
 
-def document(kind: type) -> None:
+def about(kind: type) -> str:
+    """Return the docstring of a class without its fields."""
+    return inspect.cleandoc((vars(kind).get("__doc__") or "").partition(f"\n{_HEADING}\n")[0])
+
+
+def document(kind: object) -> None:
     """Put the fields of a dataclass into its docstring, once, so that `help()` shows them."""
-    text = vars(kind).get("__doc__") or ""
-    if not is_dataclass(kind) or f"\n{_HEADING}\n" in text or not fields(kind):
+    if not isinstance(kind, type) or not is_dataclass(kind):
         return
-    lines = [line for each in field_docs(kind) for line in _lines(each)]
-    kind.__doc__ = "\n".join([inspect.cleandoc(text), "", _HEADING, *lines, ""])
+    text = vars(kind).get("__doc__") or ""
+    if f"\n{_HEADING}\n" in text or not fields(kind):
+        return
+    kind.__doc__ = "\n".join([inspect.cleandoc(text), "", _HEADING, *field_lines(kind), ""])
 
 
-def _lines(each: FieldDoc) -> list[str]:
-    default = "" if each.required else f" = {each.default!r}"
-    unit = f" ({each.unit})" if each.unit else ""
-    meaning = textwrap.wrap(each.meaning, 100, initial_indent=" " * 8, subsequent_indent=" " * 8)
-    return [f"    {each.name}: {each.type}{default}{unit}", *meaning]
+def field_lines(kind: type) -> list[str]:
+    """Return the fields of a dataclass as text: name, default, unit, and below them the meaning."""
+    lines = []
+    for each in field_docs(kind):
+        default = "" if each.required else f" = {'not set' if each.default is None else each.default}"
+        unit = f" ({each.unit or each.type})"
+        meaning = textwrap.wrap(each.meaning, 88, initial_indent=" " * 8, subsequent_indent=" " * 8)
+        lines += [f"    {each.name}{default}{unit}", *meaning]
+    return lines
 
 
 def _written(kind: type) -> dict[str, tuple[str, str, str]]:

@@ -17,7 +17,7 @@ def taught(config, steps, noise=0.02):
         stays = torch.stack([importance.draw(chance) for _ in range(config.candidates)])
         text = 3 + torch.rand(1, generator=chance)  # what each batch costs any stack
         losses = text + (~stays).float() @ COSTS + noise * torch.randn(len(stays), generator=chance)
-        importance.learn(stays, losses)
+        importance.update(stays, losses)
     return importance.scores
 
 
@@ -60,7 +60,7 @@ def test_policy_gradients_tell_the_dear_layers_from_the_cheap():
 def test_the_papers_reward_moves_scores_as_its_formula_says():
     importance = Importance(3, Judging(reward="exp", score_step=2.0))
     stays = torch.tensor([[True, False, False], [False, True, False]])
-    importance.learn(stays, torch.tensor([1.0, 2.0]))
+    importance.update(stays, torch.tensor([1.0, 2.0]))
     gap = (torch.tensor(-1.0).exp() - torch.tensor(-2.0).exp()) / 2  # above and below the mean of the two
     assert torch.allclose(importance.scores, 2.0 * gap * 0.25 * torch.tensor([1.0, -1.0, 0.0]))
 
@@ -78,5 +78,5 @@ def test_a_start_near_the_truth_is_not_unlearnt():
     importance.start(COSTS)
     for _ in range(100):
         stays = torch.stack([importance.draw(chance) for _ in range(3)])
-        importance.learn(stays, (~stays).float() @ COSTS)
+        importance.update(stays, (~stays).float() @ COSTS)
     assert likeness(importance.scores, COSTS) > 0.8

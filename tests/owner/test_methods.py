@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from offsite.docstrings import about, field_docs
 from offsite.errors import UserError
 from offsite.model.linears import Weight
 from offsite.model.split import Split
@@ -19,8 +21,10 @@ from offsite.owner.methods.crash import Crash, cluster, linear_cka
 from offsite.owner.methods.uniform import Uniform
 from offsite.owner.profile import Profile
 from tests.families import tiny_model
+from tests.sample_bundles import is_sentence
 
 SPLIT = Split(1, 1)
+README = Path(__file__).parents[2] / "README.md"
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +32,14 @@ def model():
     return tiny_model("llama")
 
 
+QUICK = {"steps": "2", "rank": "8"}  # of those knobs, for methods that train
+
+
 @pytest.fixture(params=sorted(METHODS))
 def planned(request, model):
     """A method and its profile of a stack with a middle of six layers."""
-    method = METHODS[request.param](**{"scaleot": {"steps": 2, "rank": 8}}.get(request.param, {}))
+    known = {knob.name for knob in field_docs(METHODS[request.param])}
+    method = method_named(request.param, [f"{knob}={n}" for knob, n in QUICK.items() if knob in known])
     tokens = torch.randint(3, 120, (16, 8), generator=torch.Generator().manual_seed(0))
     return method, method.profile(model, SPLIT, tokens if method.calibration else None)
 
@@ -40,18 +48,19 @@ def planned(request, model):
 def test_a_plan_fits_the_middle_and_comes_as_near_to_the_budget_as_it_can(planned, model, keep):
     """Whole layers come in sixths here; ranks and channels nearer, but never quite to nothing."""
     method, profile = planned
-    blueprint = method.plan(profile, keep)
-    check(blueprint, SPLIT, 8)
-    kept = keep_of(build(model, SPLIT, blueprint), model)
-    if method.name == "src":
-        assert not method.budgeted
-        assert kept == pytest.approx(1.0, abs=0.1)
-    elif method.name == "scaleot":
-        assert kept == pytest.approx(max(keep, 0.22), abs=1 / 12)
-    elif method.name in ("uniform", "crash"):
-        assert kept == pytest.approx(max(1, round(6 * keep)) / 6)
-    else:
-        assert kept < 0.25 if keep == 0.01 else kept == pytest.approx(keep, abs=0.02)
+
+    def kept(asked):
+        blueprint = method.plan(profile, asked)
+        check(blueprint, SPLIT, 8)
+        return keep_of(build(model, SPLIT, blueprint), model)
+
+    assert method.budgeted == (method.granularity != "knobs")
+    if not method.budgeted:
+        assert kept(keep) == kept(1.0) == pytest.approx(1.0, abs=0.1)
+        return
+    least, near = kept(1e-6), {"layers": 1 / 12, "components": 0.02}[method.granularity]
+    assert least < 0.25
+    assert kept(keep) == pytest.approx(max(keep, least), abs=near + 1e-6)
 
 
 def test_keeping_everything_is_the_lossless_blueprint(planned):
@@ -70,10 +79,20 @@ def test_a_budget_outside_0_to_1_is_refused(planned, keep):
             method.plan(profile, keep)
 
 
-def test_a_method_says_its_name_and_paper():
-    for name, method in METHODS.items():
-        assert method.name == name
-        assert re.search(r"arXiv \d{4}\.\d{5}|\b(19|20)\d\d\b", method.paper)
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_has_all_that_commands_and_pages_show(name):
+    """Each failure names what a new method still needs."""
+    kind = METHODS[name]
+    assert kind.name == name, "the line in METHODS and the attribute `name` differ"
+    assert re.search(r"arXiv \d{4}\.\d{5}|\b(19|20)\d\d\b", kind.paper), "`paper` names no source"
+    assert is_sentence(about(kind).partition("\n")[0]), "the docstring does not begin with what it keeps"
+    for knob in field_docs(kind):
+        assert len(knob.meaning) > 10, f"the knob {knob.name} has no docstring"
+        assert knob.unit, f'the knob {knob.name} has no unit, as in Annotated[float, "share"]'
+    names = {knob.name for knob in field_docs(kind)}
+    assert kind.plan_knobs <= names
+    assert set(kind.sweep) <= names
+    assert f"`{name}`" in README.read_text(encoding="utf-8"), "README.md does not name it"
 
 
 def test_the_default_is_a_method():

@@ -20,6 +20,7 @@ from offsite.cli import (
     frontier,
     inspect,
     keygen,
+    methods,
     plug,
     profile,
     report,
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 for module in (
     fetch,
+    methods,
     profile,
     compress,
     inspect,

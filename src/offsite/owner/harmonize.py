@@ -45,23 +45,23 @@ class Harmonizing(Judging):
     """How harmonizers and scores are trained."""
 
     steps: Annotated[int, "steps"] = 150
-    """Steps, each of one batch for the harmonizers and half a batch, held out, for the scores."""
+    """Training steps: a batch for the harmonizers, and half a batch of held-out text for the scores."""
     batch_size: Annotated[int, "blocks"] = 8
     """Blocks of text in a batch."""
-    lr: Annotated[float, "per step"] = 1e-3
+    lr: Annotated[float, "learning rate"] = 1e-3
     """Peak learning rate of AdamW, for the harmonizers; warmed up over a twentieth, then a cosine to zero."""
     rank: Annotated[int, "dimensions"] = 128
-    """The harmonizers' inner width, at the most the model's."""
+    """The harmonizers' inner width, at most the model's."""
     regressed: Annotated[int, "blocks"] = 256
-    """Blocks of text from which harmonizers learn, by least squares, to do what their layers do, before the
-    first step; 0: they start as the identity."""
+    """Blocks of text on which harmonizers are fitted to their layers by least squares before the first step; 0:
+    they start as the identity."""
     lm: Annotated[float, "weight"] = 0.0
-    """Weight of the mixed stack's language-modelling loss, the only one as published."""
+    """Weight of the mixed stack's language-modelling loss; as published there is no other."""
     align: Annotated[float, "weight"] = 1.0
     """Weight of the distance of the mixed stack's states from the full model's, after each layer: relative
     squares, mean over layers and tokens."""
-    seed: Annotated[int, "number"] = 0
-    """Of the draws and the order of the text; without `regressed`, also of where harmonizers start."""
+    seed: Annotated[int, "integer"] = 0
+    """Seed of the draws and of the text's order; where `regressed` is 0, also of the harmonizers' start."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "lr", "rank", "groups", "score_step"):
@@ -234,7 +234,7 @@ class _Training:
         columns, losses = self._columns(batch, _JUDGED, chance), torch.zeros(len(stays))
         for number, stay in enumerate(stays):
             losses[number] = self._loss(batch, columns, stay)
-        self.importance.learn(stays, losses)
+        self.importance.update(stays, losses)
         return float(losses.mean())
 
     def _loss(self, batch: Tensor, columns: Tensor, stay: Tensor) -> Tensor:

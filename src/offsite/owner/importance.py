@@ -1,4 +1,4 @@
-"""How much each layer matters, learnt from what mixed stacks lose."""
+"""A score for how much each layer matters, from the losses of stacks with some layers replaced."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-_NOISE = 1e-3  # nats; losses that differ by less teach nothing
+_NOISE = 1e-3  # nats; losses that differ by less do not count
 _BOUND = 2.0  # standard deviations; further out a layer would be replaced always, or never
 
 
 @dataclass(frozen=True)
 class Judging:
-    """How mixed stacks are drawn and what their losses teach."""
+    """How mixed stacks are drawn, and how their losses change the layers' scores."""
 
     groups: Annotated[int, "groups"] = 4
-    """Into so many groups the layers are put anew for each stack; half of each is replaced."""
+    """Groups that the layers are divided into, anew for each mixed stack; half of each group is replaced."""
     grouping: Literal["shuffled", "contiguous"] = "shuffled"
-    """Whether any layers share a group, or neighbours."""
+    """Whether a group holds layers from anywhere, or neighbours."""
     candidates: Annotated[int, "stacks"] = 3
-    """Mixed stacks that are held against each other in a step."""
+    """Mixed stacks that are compared in a step."""
     reward: Literal["advantage", "exp"] = "advantage"
-    """What a stack earns: by how much its loss is below the candidates' mean, in standard deviations; or as
-    published, its exp(-loss) above their mean."""
+    """The reward of a stack: how far its loss is below the candidates' mean, in standard deviations; or, as
+    published, its exp(-loss) minus their mean."""
     alone: Annotated[int, "blocks"] = 8
-    """Blocks of text on which each layer is judged alone before the first step, which is where its score
-    starts; 0: all start equal."""
-    score_step: Annotated[float, "times the policy gradient"] = 1.0
-    """How far one policy gradient step goes."""
+    """Blocks of text on which each layer is replaced alone before the first step, to start its score there; 0:
+    all scores start equal."""
+    score_step: Annotated[float, "step size"] = 1.0
+    """Step size of the policy gradient on the scores."""
 
 
 class Importance:
@@ -40,26 +40,26 @@ class Importance:
         self.scores = torch.zeros(layers)
 
     def start(self, costs: Tensor) -> None:
-        """Begin at what replacing each layer alone cost, in nats: its logarithm, standardised, twice."""
+        """Start at twice the standardised logarithm of what replacing each layer alone costs, in nats."""
         orders = costs.clamp(min=_NOISE).log()
         above = orders - orders.median()
         spread = 1.5 * above.abs().median() + _NOISE  # about one standard deviation, outliers or not
         self.scores.copy_(2 * (above / spread).clamp(-_BOUND, _BOUND))
 
     def draw(self, chance: torch.Generator) -> Tensor:
-        """Which layers stay (bool): in each group those whose p = u sigmoid(score) is above its median."""
+        """Draw which layers stay (bool): in each group those whose p = u sigmoid(score) is above its median."""
         count = len(self.scores)
         order = torch.arange(count)
         if self.config.grouping == "shuffled":
             order = torch.randperm(count, generator=chance)
-        worth = torch.rand(count, generator=chance) * self.scores.sigmoid()
+        draws = torch.rand(count, generator=chance) * self.scores.sigmoid()
         stay = torch.zeros(count, dtype=torch.bool)
         for group in order.tensor_split(max(1, min(self.config.groups, count // 2))):
-            stay[group] = worth[group] > worth[group].quantile(0.5)
+            stay[group] = draws[group] > draws[group].quantile(0.5)
         return stay
 
-    def learn(self, stays: Tensor, losses: Tensor) -> None:
-        """Take in what stacks, `stays` (bool, stacks by layers), lost on the same text: `losses` (stacks).
+    def update(self, stays: Tensor, losses: Tensor) -> None:
+        """Update the scores by the `losses` (stacks) of stacks whose layers `stays` (bool, stacks by layers).
 
         A step of the policy gradient: s_i += step * sum_j R_j a_ji sigmoid'(s_i), a_ji: layer i stayed in stack
         j (ScaleOT).

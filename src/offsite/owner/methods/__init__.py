@@ -61,13 +61,18 @@ DEFAULT = "gradot"
 """The method that is taken where none is named."""
 
 
+def kind_named(name: str) -> type[Method]:
+    """Return the class of the method of that name; a UserError where there is none."""
+    if name not in METHODS:
+        raise UserError(f"There is no method {name!r}; {did_you_mean(name, METHODS)}")
+    return METHODS[name]
+
+
 def method_named(name: str, knobs: Sequence[str] = (), before: Knobs | None = None) -> Method:
     """Return the method of that name; its `knobs`, set as in `share=false`, go over those of `before`."""
     from pydantic import TypeAdapter, ValidationError
 
-    if name not in METHODS:
-        raise UserError(f"There is no method {name!r}; {did_you_mean(name, METHODS)}")
-    kind = METHODS[name]
+    kind = kind_named(name)
     words = [*(f"{knob}={value}" for knob, value in (before or {}).items()), *knobs]
     values = dict(_knob(word, kind) for word in words)
     try:

@@ -45,7 +45,7 @@ class ScaleOT(Harmonizing, Method):
     beta: Annotated[float | None, "share, above 0 up to 1"] = None
     """The share of the rank of attention that stays in other layers; not set: 0.8, or all where `keep` is 1."""
     norm: Literal["fisher", "plain"] = "fisher"
-    """Which of its components are the largest, as in `src`."""
+    """Which components are the largest: by their effect on the loss, or, as published, by singular value."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -33,7 +33,7 @@ class SRC(Method):
     beta: Annotated[float, "share, above 0 up to 1"] = 0.8
     """The share of each attention matrix's rank that stays."""
     norm: Literal["fisher", "plain"] = "fisher"
-    """Which components are the largest: by what the loss feels of them, or by singular value, as published."""
+    """Which components are the largest: by their effect on the loss, or, as published, by singular value."""
 
     def __post_init__(self) -> None:
         check_beta(self.beta)
