@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import BeforeValidator, Field
+from torch import nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from offsite.bundles import bundle
+from offsite.bundles.adapter import Adapter, adapter_tensors
 from offsite.bundles.aliases import aliases, check_adapter, check_card, check_harmonizers, permitted
 from offsite.bundles.memory import Memory, memory
 from offsite.errors import UserError, brief
@@ -76,6 +78,15 @@ class Emulator:
         bare = skeleton(self.model.config)
         same_as = permitted(self.model, self.split, bare)
         return same_as == aliases(bare) and _shapes(self.model) == _shapes(bare)
+
+    def adapter_parameters(self) -> dict[str, nn.Parameter]:
+        """Return the adapter's parameters by place and name; a training loop asks them for gradients."""
+        tensors = adapter_tensors(self.model, self.split)
+        return {name: each for name, each in tensors.items() if isinstance(each, nn.Parameter)}
+
+    def adapter(self) -> Adapter:
+        """Return a copy of the adapter as it is now, to be saved and sent back."""
+        return replace(Adapter.of(self.model, self.origin), emulator=self.digest)
 
     def save(self, path: Path | str) -> str:
         """Write the bundle and return its digest."""

@@ -92,7 +92,7 @@ def _report(profile: Profile, path: Path, model: str, text: str) -> Path | None:
     curves = training_of(profile)
     if curves is None:
         return None
-    if find_spec("plotly") is None:  # the profile is worth having without it
+    if find_spec("plotly") is None:  # the profile is complete without it
         typer.echo("No report: that needs plotly, `pip install 'offsite[report]'`.", err=True)
         return None
     from offsite.report.training import write_training

@@ -1,1 +1,1 @@
-"""The model owner's side: learn about the model, plan, build, distill, plug."""
+"""The model owner's side: profile, plan, build, distill, plug."""

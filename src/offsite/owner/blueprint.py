@@ -27,28 +27,28 @@ class Place:
     """The up and down of a harmonizer that stands for the whole layer, which then is not stored at all."""
 
     def describe(self) -> dict[str, object]:
-        """What an owner's record says of this place: numbers, no tensors."""
+        """Describe this place in numbers, for the owner's receipt."""
         ranks = {name: len(w.matrices[1]) for name, w in self.weights.items() if len(w.matrices) == 2}
-        said: dict[str, object] = {"layer": self.layer}
+        facts: dict[str, object] = {"layer": self.layer}
         if self.harmonizer:
-            said["harmonizer"] = len(self.harmonizer.matrices[1])
+            facts["harmonizer"] = len(self.harmonizer.matrices[1])
         if ranks:
-            said["ranks"] = ranks
+            facts["ranks"] = ranks
         if self.channels is not None:
-            said["channels"] = list(self.channels)
-        return said
+            facts["channels"] = list(self.channels)
+        return facts
 
 
 Blueprint = tuple[Place, ...]
 
 
 def everything(split: Split, layers: int) -> Blueprint:
-    """The lossless emulator: every layer of the middle in its place."""
+    """Return the lossless blueprint: every layer of the middle in its place."""
     return tuple(Place(layer) for layer in split.middle(layers))
 
 
 def raw(blueprint: Blueprint) -> Blueprint:
-    """The places where a layer stands, not a harmonizer."""
+    """Return the places where a layer stands, not a harmonizer."""
     return tuple(place for place in blueprint if not place.harmonizer)
 
 

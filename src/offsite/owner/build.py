@@ -1,4 +1,4 @@
-"""The one builder: any blueprint becomes an emulator, and no method is known here."""
+"""The one builder: it makes an emulator from any blueprint and knows no method."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def build(
     method: str = "custom",
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Emulator:
-    """The emulator that `blueprint` describes; `model` is never changed.
+    """Build the emulator that `blueprint` describes; `model` is never changed.
 
-    It has its own copy of the adapter layers and shares the storage of all that is unchanged with `model`, so
+    It has a copy of the adapter layers and shares the storage of all that is unchanged with `model`, so
     that it costs little memory beside it.
     """
     decoder = Decoder.of(model)
@@ -54,7 +54,7 @@ def build(
 def lossless(
     model: PreTrainedModel, split: Split, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> Emulator:
-    """The emulator that leaves nothing out; tuning it is fine-tuning the adapter in the full model."""
+    """Build the emulator that leaves nothing out; tuning it is fine-tuning the adapter in the full model."""
     blueprint = everything(split, len(Decoder.of(model)))
     return build(model, split, blueprint, method="lossless", tokenizer=tokenizer)
 
@@ -62,7 +62,7 @@ def lossless(
 def origin(
     model: PreTrainedModel, split: Split, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> bundle.Origin:
-    """What identifies `model` to its owner: digests of its frozen part and of its adapter layers."""
+    """Return what identifies `model` to its owner: digests of its frozen part and of its adapter layers."""
     decoder = Decoder.of(model)
     frozen = decoder.rest() | {
         decoder.name(i, name): tensor
@@ -74,7 +74,7 @@ def origin(
 
 
 def check_parent(emulator: Emulator, model: PreTrainedModel) -> bundle.Origin:
-    """Refuse an emulator of another model than `model`, whose present origin comes back."""
+    """Refuse an emulator of another model than `model`, and return the origin of `model`."""
     here = origin(model, emulator.split, emulator.tokenizer)
     if here.parent != emulator.origin.parent:
         raise UserError("The emulator was made from another model than the one that it is compared with.")
@@ -82,7 +82,7 @@ def check_parent(emulator: Emulator, model: PreTrainedModel) -> bundle.Origin:
 
 
 def keep_of(emulator: Emulator, model: PreTrainedModel) -> float:
-    """`keep` as it came out: parameters stored in the emulator's middle over those of `model`'s middle."""
+    """Return `keep` as it came out: parameters stored in the emulator's middle over those of the model's."""
     decoders = Decoder.of(emulator.model), Decoder.of(model)
     ours, whole = (decoder.stored(emulator.split.middle(len(decoder))) for decoder in decoders)
     return (ours + sum(tensor.numel() for tensor in hung(emulator.model).values())) / whole
@@ -101,7 +101,7 @@ def _chains(blueprint: Blueprint, slot: int, model: PreTrainedModel) -> dict[int
 
 
 def _linears(decoder: Decoder, place: Place) -> dict[str, nn.Module]:
-    """The linears of a place that are not its layer's own, by their names in the layer."""
+    """Return the linears of a place that differ from its layer's, by their names in the layer."""
     layer = decoder.layers[place.layer]
     changed = _changed(decoder, place)
     return {name: weight.module(layer.get_submodule(name)) for name, weight in changed.items()}

@@ -51,15 +51,15 @@ def overlay(first: Blueprint, then: Blueprint, name: str = "", *, wins: bool = T
             return place
         if place.layer not in inner:
             raise UserError(f"The method {name!r} drops layers itself, so it has to stand first in a chain.")
-        own = inner[place.layer]
-        weights = {**place.weights, **own.weights} if wins else {**own.weights, **place.weights}
-        if own.channels is None:
+        change = inner[place.layer]
+        weights = {**place.weights, **change.weights} if wins else {**change.weights, **place.weights}
+        if change.channels is None:
             return replace(place, weights=weights)
         if place.channels is not None:
             raise UserError(
                 f"The method {name!r} prunes channels, and so does one before it; take one of them."
             )
-        return replace(place, channels=own.channels, weights=weights)
+        return replace(place, channels=change.channels, weights=weights)
 
     return tuple(map(both, first))
 

@@ -21,7 +21,7 @@ _DECADES = 16  # of prices that are tried
 _TINY = 1e-6  # of the mean energy, for channels that are always zero
 _STEPS = 50  # of a bisection; finer than one component
 _NOTHING = 1e-30  # of energy, where there is none at all
-_RIDGE = 1e-2  # of each channel's own energy: how far a kept channel may stand in for another
+_RIDGE = 1e-2  # of each channel's energy: how far a kept channel may stand in for another
 
 Kept = list[Tensor]
 """For each of the candidates, in their order: the indices of the components that stay, ascending."""
@@ -171,7 +171,7 @@ def refitted(weight: Tensor, moment: Tensor, kept: Tensor) -> Tensor:
 
 
 def ridged(moment: Tensor, ridge: float = _RIDGE) -> Tensor:
-    """`moment` in float64 with a part of each channel's own energy added, so that it has an inverse."""
+    """Return `moment` in float64 with a part of each channel's energy added, so that it has an inverse."""
     energy = moment.diagonal().double().clamp(min=0)
     raised = moment.to(torch.float64, copy=True)
     raised.diagonal().add_(ridge * energy + _TINY * energy.mean() + _NOTHING)

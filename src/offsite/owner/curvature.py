@@ -88,8 +88,8 @@ def curvature(
         for batch in track(parts, "Reading the text", len(parts)):
             _loss(model, batch.to(model.device), chance).backward()  # type: ignore[no-untyped-call]
     results = {layer: _results(watched[layer], tokens.numel()) for layer in wanted}
-    for layer, told in results.items():
-        _check(layer, told)
+    for layer, curvatures in results.items():
+        _check(layer, curvatures)
     return results
 
 
@@ -98,8 +98,8 @@ def batches(tokens: Tensor) -> Sequence[Tensor]:
     return torch.split(tokens, max(1, _BATCH // tokens.shape[1]))
 
 
-def _check(layer: int, told: Mapping[str, Curvature]) -> None:
-    for name, each in told.items():
+def _check(layer: int, curvatures: Mapping[str, Curvature]) -> None:
+    for name, each in curvatures.items():
         if not all(part.sum().isfinite() for part in (each.inputs, each.outputs, each.slope)):
             raise UserError(
                 f"What the text makes of layer {layer}'s {name} is not a number; look whether the model's "

@@ -1,4 +1,4 @@
-"""A weight as a sum of singular components, in its own norm or in that of the Fisher information."""
+"""A weight as a sum of singular components, in the Frobenius norm or that of the Fisher information."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def factorise(model: PreTrainedModel, split: Split, parts: Parts, tokens: Tensor
     """Put the `Factors` of the attention of each layer of the middle into `parts`, where they lack.
 
     The best components come first: in the Fisher norm over `tokens` (blocks, length), or without them in the
-    weight's own.
+    Frobenius norm.
     """
     decoder = Decoder.of(model)
     for layer, seen in watched(model, split, parts, tokens, decoder.attention):

@@ -1,4 +1,4 @@
-"""How truly an emulator shows the adapter where to go: its gradients and loss against the full model's."""
+"""Fidelity of an emulator: the adapter's gradients through it and its loss, against the full model's."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Gradient(NamedTuple):
 
 
 def gradient(model: PreTrainedModel, split: Split, tokens: Tensor) -> Gradient:
-    """What every emulator of a `model` is held against, on `tokens` (blocks, length).
+    """Compute the gradient that every emulator of a `model` is compared with, on `tokens` (blocks, length).
 
     The model is not changed. Beside it, it takes one gradient and, in half precision, one copy, both of the
     adapter's size. Raises UserError for blocks of less than two tokens or more than the model reads.
@@ -72,7 +72,7 @@ def fidelity(
 ) -> Fidelity:
     """Compare the untuned `emulator` with the `model` it was made from, on `tokens` (blocks, length).
 
-    `full` is the model's own `gradient` on them, where it is known. Raises UserError as `gradient`, and for an
+    `full` is the model's `gradient` on them, where it is known. Raises UserError as `gradient`, and for an
     emulator of another model or one that was tuned since.
     """
     _check_same(emulator, model)
@@ -90,7 +90,7 @@ def fidelity(
 
 
 def held_out(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, length: int, count: int) -> Tensor:
-    """The last `count` blocks of `texts`, (count, length): methods are calibrated on the first ones.
+    """Return the last `count` blocks of `texts`, (count, length): methods are calibrated on the first ones.
 
     Raises:
         UserError: as `text.blocks`.
@@ -125,7 +125,7 @@ def _check_same(emulator: Emulator, model: PreTrainedModel) -> None:
 
 
 def _gradient(model: PreTrainedModel, split: Split, tokens: Tensor, advance: Advance) -> Gradient:
-    """The model's own parameters stay out of it: leaves of float32 stand in for the adapter's in each pass."""
+    """Sum gradients at float32 copies of the adapter's parameters; the model's get none."""
     adapter = _adapter(model, split)
     leaves = [tensor.detach().float().requires_grad_() for tensor in adapter.values()]
     gradients = [torch.zeros_like(leaf) for leaf in leaves]

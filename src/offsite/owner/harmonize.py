@@ -1,7 +1,7 @@
 """One training run for emulators of every size: a harmonizer and a score for each layer of the middle.
 
 Dynamic LayerReplace, ScaleOT (arXiv 2412.09812): at each step about half of the layers are replaced by their
-harmonizers, which learn to make up for that; what replacements cost teaches the layers' scores.
+harmonizers, which are trained to make up for that; what replacements cost changes the layers' scores.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class Parts(Mapping[str, Tensor]):
         for name, tensor in ready.items():
             if tensor.isnan().any():
                 raise UserError(
-                    f"What was learnt of {part}/{name} is not a number; look whether the model's weights are "
+                    f"What was measured of {part}/{name} is not a number; look whether the model's weights are "
                     "sound."
                 )
         if self.folder is None:
@@ -173,7 +173,9 @@ def _clear(work: Path, *, all_parts: bool) -> None:
     """Remove from `work` the parts that are unreadable, or `all_parts`."""
     files = [file for file in work.iterdir() if _PARTIAL not in file.name]
     if files and not (work / MARK).is_file():
-        raise UserError(f"{str(work)!r} holds other things than what was learnt; name a new folder to work in.")
+        raise UserError(
+            f"{str(work)!r} holds other things than parts of a profile; name a new folder to work in."
+        )
     for file in files:
         if file.suffix == SUFFIX and (all_parts or not _readable(file)):
             file.unlink()

@@ -25,7 +25,7 @@ CARD = "profile.json"
 _HASHED_UP_TO = 64 << 20  # bytes of a part; larger ones are not read whole each time a profile is opened
 
 Knobs = dict[str, bool | int | float | str]
-"""A method's own settings by name."""
+"""A method's settings by name."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Profile:
         ).hexdigest()
 
     def check_split(self, split: Split) -> None:
-        """Refuse to serve another split than the profile's own."""
+        """Refuse another split than the profile's."""
         if split != self.split:
             raise UserError(
                 f"The profile is of {self.split.bottom} bottom and {self.split.top} top layers, not of "
@@ -93,7 +93,7 @@ class Profile:
             )
 
     def check_model(self, model: PreTrainedModel) -> None:
-        """Refuse to serve another model than the one that it was made from."""
+        """Refuse another model than the one that it was made from."""
         layers = len(Decoder.of(model))
         if layers != len(self.sizes):
             raise UserError(
@@ -125,16 +125,16 @@ class Profile:
                 text=Path(text).name,
                 files=_entries(folder),
                 # the call may hold local paths
-                record={name: said for name, said in record(seed).items() if name != "call"},
+                record={name: value for name, value in record(seed).items() if name != "call"},
             )
             (folder / CARD).write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path | str) -> Profile:
-        """The profile saved at `path`, its tensors left on disk until they are asked for.
+        """Load the profile saved at `path`; its tensors stay on disk until they are asked for.
 
-        A UserError for what is no profile, or no longer as it was saved. The content of large files is not
-        looked at, their sizes are.
+        Raises UserError for what is no profile, or no longer as it was saved. Large files are
+        checked by size alone.
         """
         folder = Path(path)
         card = _card(folder)
@@ -148,7 +148,7 @@ _FileName = Annotated[str, StringConstraints(pattern=r"^\w[\w-]*\.safetensors$")
 
 
 class _Card(BaseModel):
-    """What a saved profile says of itself."""
+    """The card of a saved profile."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, ser_json_inf_nan="constants")
 

@@ -25,7 +25,7 @@ class Record:
 
     @classmethod
     def read(cls, tensors: Mapping[str, Tensor], part: object, name: str = "") -> Self:
-        """Read the record back from a profile's tensors; only its own are read."""
+        """Read the record back from a profile's tensors, without reading any other."""
         keys = {field: f"{part}/{_key(name, cls.kind, field)}" for field in _fields(cls)}
         return cls(**{field: tensors[key] for field, key in keys.items() if key in tensors})
 

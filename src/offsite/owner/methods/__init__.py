@@ -79,7 +79,7 @@ def method_named(name: str, knobs: Sequence[str] = (), before: Knobs | None = No
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         wrong = error.errors()[0]
-        if isinstance(cause := wrong.get("ctx", {}).get("error"), UserError):  # the method's own sentence
+        if isinstance(cause := wrong.get("ctx", {}).get("error"), UserError):  # the method's sentence
             raise cause from error
         raise UserError(f"The knob {wrong['loc'][0]}={wrong['input']} of {name}: {wrong['msg']}.") from error
 

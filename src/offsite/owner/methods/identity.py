@@ -15,8 +15,8 @@ _ROOMS = ("offsite.owner", "offsite.model")  # what decides numbers; the rest re
 def identity(kind: type) -> str:
     """Return a digest of a method's source: its class, what that inherits from, and the modules they use.
 
-    Followed are imports of `offsite.owner`, `offsite.model` and files in the method's own folder. Comments
-    count, for telling them apart is not worth an error.
+    Followed are imports of `offsite.owner`, `offsite.model` and files in the method's folder. Comments
+    count too.
     """
     classes = [each for each in kind.__mro__ if each.__module__ not in ("builtins", "abc")]
     functions = [one for each in classes for one in vars(each).values() if inspect.isroutine(one)]

@@ -1,0 +1,64 @@
+"""A training loop of one's own takes public names alone, and what it makes is as good as what `tune` makes."""
+
+from __future__ import annotations
+
+import torch
+
+import offsite
+from tests.families import tiny_model
+
+
+def test_a_loop_of_ones_own(tmp_path, tokenizer):
+    model, split = tiny_model("llama"), offsite.Split(1, 1)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    offsite.compress(model, tokenizer, "uniform", 0.5, split=split).save(tmp_path / "emulator")
+
+    emulator = offsite.Emulator.load(tmp_path / "emulator")
+    data = tmp_path / "rows.jsonl"
+    data.write_text(
+        "\n".join('{"prompt": "w%d w5", "completion": " w%d"}' % (i, i + 20) for i in range(10, 18))
+    )
+    rows = offsite.encode(offsite.examples(str(data)), emulator.tokenizer, 32)
+    weights = emulator.adapter_parameters()
+    for weight in weights.values():
+        weight.requires_grad_()
+    optimizer = torch.optim.SGD(weights.values(), lr=0.1)
+    losses = []
+    for _ in range(3):
+        for row in rows:
+            ids, labels = (torch.tensor([each]) for each in row)
+            loss = emulator.model(input_ids=ids, labels=labels).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss))
+    assert sum(losses[-len(rows) :]) < sum(losses[: len(rows)])
+    emulator.adapter().save(tmp_path / "adapter")
+
+    adapter = offsite.Adapter.load(tmp_path / "adapter")
+    assert adapter.emulator == emulator.digest
+    assert set(adapter.tensors) >= set(weights)
+    displaced = offsite.plug(model, adapter)
+    changed = [name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])]
+    assert changed
+    assert all(name.startswith(("model.layers.0.", "model.layers.7.")) for name in changed)
+    offsite.plug(model, displaced)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_fidelity_and_what_was_kept_and_a_receipt_take_public_names_alone(tmp_path, tokenizer):
+    model, split = tiny_model("llama"), offsite.Split(1, 1)
+    text = tmp_path / "text.txt"
+    text.write_text(" ".join(f"w{3 + i * i % 120}" for i in range(4000)))
+    method = offsite.METHODS["src"](beta=0.2)
+    profile = offsite.profile_of(model, tokenizer, method, split, text=str(text), blocks=8, length=16)
+    blueprint = method.plan(profile, 1.0)
+    emulator = offsite.build(model, split, blueprint, method="src", tokenizer=tokenizer)
+    kept = offsite.keep_of(emulator, model)
+    assert 0 < kept < 1
+    emulator.save(tmp_path / "emulator")
+    offsite.write_receipt(tmp_path / "private", emulator, blueprint, asked=1.0, kept=kept, seed=0)
+    assert (tmp_path / "private" / "receipt.json").is_file()
+    tokens = offsite.held_out(offsite.texts(str(text)), tokenizer, 16, 4)
+    assert tokens.shape == offsite.blocks(offsite.texts(str(text)), tokenizer, 16, 4).shape == (4, 16)
+    assert 0 < offsite.fidelity(emulator, model, tokens).cosine < 1
