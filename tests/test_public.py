@@ -15,9 +15,8 @@ def test_a_loop_of_ones_own(tmp_path, tokenizer):
 
     emulator = offsite.Emulator.load(tmp_path / "emulator")
     data = tmp_path / "rows.jsonl"
-    data.write_text(
-        "\n".join('{"prompt": "w%d w5", "completion": " w%d"}' % (i, i + 20) for i in range(10, 18))
-    )
+    made = [{"prompt": f"w{i} w5", "completion": f" w{i + 20}"} for i in range(10, 18)]
+    data.write_text("\n".join(map(json.dumps, made)))
     rows = offsite.encode(offsite.examples(str(data)), emulator.tokenizer, 32)
     weights = emulator.adapter_parameters()
     for weight in weights.values():
