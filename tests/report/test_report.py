@@ -139,6 +139,24 @@ def test_no_string_from_outside_becomes_markup(page, results):
     assert evil.attributes == filled_in
 
 
+def test_a_stage_is_named_in_words(page, results):
+    results["seconds"] = {
+        "fine_tuned-curve": 96.2,
+        "emulator_tuned-curve": 80.0,
+        "stored": 0.1,
+        "plugged_in": 3.0,
+    }
+    text = page(results).text
+    assert "-curve" not in text
+    for words in (
+        "Tuning the full model1 min 36 s",
+        "Tuning the emulator",
+        "Counting what",
+        "Scoring: Plugged in",
+    ):
+        assert words in text
+
+
 SHOWN = {
     "split": "Adapter layers",
     "curves": "Loss while tuning",

@@ -75,6 +75,21 @@ def test_no_gain_is_told_of_some_seeds_only(page):
     assert "On arc_easy, uniform at keep 0.70 reaches" in made.text  # of seed 0, which has a clear fall
 
 
+def test_methods_stand_in_the_order_of_the_runs_as_in_the_table(page):
+    study = made_study()
+    study["runs"] = study["runs"][4:5] + study["runs"][:4] + study["runs"][5:]
+    text = page(study).text
+    numbers = text[text.index("Seeds") :]
+    assert numbers.index("uniform") < numbers.index("gradot"), "though gradot gains more"
+
+
+def test_an_error_over_questions_is_marked(page):
+    text = page(made_study()).text.replace("\u00a0", " ")
+    assert "33.7 ± 3.0†" in text, "the same with both seeds"
+    assert "4.56 ± 0.05" in text
+    assert "4.56 ± 0.05†" not in text, "apart by the seeds"
+
+
 def test_methods_are_ranked_on_one_budget(page):
     study = made_study()
     rich = [run | {"method": "rich", "keep": 0.9, "plugged_in": run["plugged_in"] | {"nll": 0.1}}
@@ -90,6 +105,8 @@ def test_a_text_without_answers_is_read_by_its_perplexity(page):
     assert perplexity["plugged_in"]["x"] == pytest.approx([math.exp(2.5)])
     assert perplexity["zero_shot"]["x"][0] == pytest.approx(math.exp(3.0))
     assert "Perplexity" in made.text
+    assert "50 texts." in made.text
+    assert "300 questions." in made.text
     assert len(made.json) == 4
 
 

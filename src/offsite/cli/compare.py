@@ -169,9 +169,10 @@ def _plan(recipe: Recipe, work: Path, json: bool) -> None:
 
     def show() -> None:
         console().print(plan_table(found))
-        if found.seconds is not None and found.memory is not None:
+        if found.memory is not None:
+            time = "" if found.seconds is None else f"{duration(found.seconds)} and "
             size = f"{found.memory / 1e9:.1f} GB"
-            console().print(f"About {duration(found.seconds)} and {size} of memory; nothing was written.")
+            console().print(f"About {time}{size} of memory; nothing was written.")
 
     emit(found.told(), json, show)
 

@@ -29,6 +29,7 @@ class ScoredEmulator(Loose):
     estimate: dict[str, Number] | None = None
     rows: dict[str, TaskScores] | None = None
     gap: Number = None
+    gap_stderr: Number = None
     gap_nll: Number = None
     gain: Number = None
     gain_stderr: Number = None
@@ -281,7 +282,7 @@ def _table(found: Frontier) -> Chapter:
             "–" if point.stored is None else f"{point.stored:.2f}",
             number((point.estimate or {}).get("cosine"), 3),
             number(None if point.gain is None else Estimate(point.gain, point.gain_stderr), 1, 100),
-            number(point.gap, 1),
+            number(None if point.gap is None else Estimate(point.gap, point.gap_stderr), 1),
             number(point.gap_nll, 2),
         ]
         for place, point in enumerate(found.points)

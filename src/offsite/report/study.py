@@ -187,7 +187,8 @@ def _chapter(found: Study, task: str, groups: Sequence[Group]) -> Chapter:
         for measure in measures(own)
     ]
     counts = {cell.n for cell in own if cell.n}
-    asked = [f"{', '.join(map(str, sorted(counts)))} questions."] if counts else []
+    of = "questions" if any(score.acc is not None for score in own) else "texts"
+    asked = [f"{', '.join(map(str, sorted(counts)))} {of}."] if counts else []
     table = _table(groups, ends, measures(own))
     return Chapter(task, notes=asked, figures=shown, table=table, after=_AFTER)
 

@@ -178,13 +178,18 @@ class TestForecast:
         assert others[0] == ["emulator_tuned", "plugged_in"]
         assert left.seconds < plan.seconds
 
-    def test_a_large_model_is_counted_and_not_opened(self, asked, tmp_path, monkeypatch):
+    def test_a_large_model_is_counted_and_not_opened(self, asked, play, tmp_path, monkeypatch):
+        play(asked.model_copy(update={"seeds": (0,)}), tmp_path / "done")
         monkeypatch.setattr(module, "_SMALL", 1)
         monkeypatch.setattr(module.loading, "load", None)
         plan = forecast(asked, tmp_path / "work")
         assert len(plan.todo) == 12
+        assert plan.memory > 0
+        assert plan.seconds is None, "nothing was timed on this machine"
+        assert "nothing of this study was timed yet" in plan.how
+        plan = forecast(asked, tmp_path / "done")
         assert plan.seconds > 0
-        assert "operations a second" in plan.how
+        assert "of steps like these" in plan.how
 
     def test_a_model_that_is_not_here_has_a_plan_and_no_estimate(self, recipe, tmp_path):
         plan = forecast(recipe(model="nobody/nothing"), tmp_path / "work")

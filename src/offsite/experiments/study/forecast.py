@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -25,7 +27,6 @@ from offsite.owner.distill import DistillConfig
 
 _SMALL = 4 << 30  # bytes of weights that a plan may open
 _TOKENS = 256  # of the one forward pass that is timed
-_RATES = {"cpu": 1e11, "cuda": 5e13}  # floating-point operations a second, where nothing can be timed
 _QUESTIONS, _LENGTH = 1000, 100  # of a task that is not at hand: how many, and tokens of each
 _LETTERS = 4.0  # of English, in a token
 _SAMPLE = 50  # questions, from which the length of all is told
@@ -70,18 +71,33 @@ def forecast(recipe: Recipe, work: Path) -> Forecast:
         todo = [Step(cell.what, cell.seed, _rows(cell), None) for cell in cells]
         how = f"There is no estimate, for the model {recipe.model!r} is not on this machine yet."
         return Forecast(len(cells), todo, None, None, how)
+    timed = _timed(work)
     if _opens(recipe, folder):
         study = Study(recipe, *loading.load(recipe.model), work)
-        cost = _Cost(recipe, study.bench.model, _speed(study.bench.model), study)
+        cost = _Cost(recipe, study.bench.model, _speed(study.bench.model), study, timed)
         how = f"An estimate, from a forward pass of {_TOKENS} tokens timed on this machine."
     else:
         model = skeleton(AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True))
-        rate = _RATES.get(loading.device().type, _RATES["cuda"])
-        cost = _Cost(recipe, model, 2 / rate, None)
-        how = f"A rough estimate, from counts at {rate:.0e} operations a second, as if nothing was done yet."
+        cost = _Cost(recipe, model, None, None, timed)
+        how = "The model is too large to open for a plan, so the plan is as if nothing was done yet."
+        how += "" if timed else " It has no time, for nothing of this study was timed yet."
     todo = [step for cell in cells if (step := cost.step(cell)).rows]
-    seconds = sum(step.seconds or 0.0 for step in todo) + (cost.learning() if todo else 0.0)
-    return Forecast(len(cells), todo, round(seconds, 1), cost.memory, how)
+    if timed:
+        how += " Times are of steps like these that are done."
+    known = [step.seconds for step in todo if step.seconds is not None]
+    learning = cost.learning() if todo else 0.0
+    if learning is None or len(known) < len(todo):
+        return Forecast(len(cells), todo, None, cost.memory, how)
+    return Forecast(len(cells), todo, round(sum(known) + learning, 1), cost.memory, how)
+
+
+def _timed(work: Path) -> dict[str, float]:
+    """Seconds of each kind of stage, on average over those that are in the cache."""
+    found: dict[str, list[float]] = {}
+    for file in work.glob("*.json"):
+        stage = json.loads(file.read_text(encoding="utf-8"))
+        found.setdefault(stage["key"]["stage"], []).append(stage["seconds"])
+    return {stage: fmean(seconds) for stage, seconds in found.items()}
 
 
 def _folder(word: str) -> Path | None:
@@ -123,8 +139,15 @@ def _speed(model: PreTrainedModel) -> float:
 class _Cost:
     """Time and memory of a study's stages, from counts of parameters and tokens."""
 
-    def __init__(self, recipe: Recipe, model: PreTrainedModel, speed: float, study: Study | None) -> None:
-        self.recipe, self.model, self.speed, self.study = recipe, model, speed, study
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: PreTrainedModel,
+        speed: float | None,
+        study: Study | None,
+        timed: Mapping[str, float],
+    ) -> None:
+        self.recipe, self.model, self.speed, self.study, self.timed = recipe, model, speed, study, timed
         decoder = Decoder.of(model)
         self.whole = _parameters(model)
         self.middle = decoder.stored(recipe.split.middle(len(decoder)))
@@ -133,13 +156,24 @@ class _Cost:
     def step(self, cell: Cell) -> Step:
         """What one cell lacks, and how long that takes."""
         rows = self.study.lacks(cell) if self.study else _rows(cell)
+        tuned = [f"{row}-curve" for row in ("fine_tuned", "emulator_tuned") if row in rows]
+        seconds = [self.timed.get(stage) for stage in (*rows, *tuned)]
+        known = [each for each in seconds if each is not None]
+        if len(known) == len(seconds):
+            return Step(cell.what, cell.seed, rows, round(sum(known), 1))
+        return Step(cell.what, cell.seed, rows, self._counted(cell, rows))
+
+    def _counted(self, cell: Cell, rows: Sequence[str]) -> float | None:
+        """Seconds from counts of parameters and tokens; None without a speed."""
+        if self.speed is None:
+            return None
         emulator = self.whole - ((1 - (cell.keep or 0.8)) * self.middle if cell.chain else 0)
         sizes = (self.whole if row in ("zero_shot", "plugged_in") else emulator for row in rows)
         work = sum(map(self._asked, cell.tasks)) * sum(sizes)
         if set(rows) - {"zero_shot", "emulator_zero_shot"}:
             # forward, gradients of states, gradients of what is trained
             work += self._seen(self.recipe.train or cell.tasks[0]) * (2 * emulator + self.adapter)
-        return Step(cell.what, cell.seed, rows, round(self.speed * work, 1))
+        return round(self.speed * work, 1)
 
     def _asked(self, word: str) -> float:
         """Tokens that are read to score a task, about; a prompt counts once."""
@@ -169,8 +203,10 @@ class _Cost:
         words = [self.recipe.train] if self.recipe.train else self.recipe.tasks
         return max(length for word in words for length in self._lengths(word))
 
-    def learning(self) -> float:
+    def learning(self) -> float | None:
         """Seconds of profiling and distilling; nothing is taken off for what is kept of it."""
+        if self.speed is None:
+            return 0.0 if self.timed else None
         chains, seeds = self.recipe.chains, self.recipe.seeds
         every = [method for seed in seeds for chain in chains for method in chain.seeded(seed)]
         methods = {(method.name, *method.knobs.items()): method for method in every}
