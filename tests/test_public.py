@@ -32,7 +32,7 @@ def test_a_loop_of_ones_own(tmp_path, tokenizer):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            losses.append(float(loss))
+            losses.append(loss.item())
     assert sum(losses[-len(rows) :]) < sum(losses[: len(rows)])
     emulator.adapter().save(tmp_path / "adapter")
 
