@@ -9,7 +9,12 @@ import shutil
 import pytest
 
 from offsite.errors import UserError
+from offsite.model.split import Split
+from offsite.owner.blueprint import Place
+from offsite.owner.build import build
+from offsite.report import sections
 from offsite.report.sections import found, page
+from tests.families import tiny_model
 from tests.report.pages import (
     ATTACK,
     LOADING,
@@ -22,6 +27,7 @@ from tests.report.pages import (
     made_study,
     put,
 )
+from tests.sample_bundles import sign
 
 PLACES = [{"layer": 2}, {"layer": 3, "harmonizer": 4}, {"layer": 5, "ranks": {"q": 2}, "channels": [0, 2]}]
 
@@ -147,6 +153,19 @@ def test_a_file_that_is_not_sound_is_named(tmp_path, text):
         found(tmp_path)
 
 
+@pytest.mark.parametrize("listed", [False, True], ids=["beside", "on the card"])
+@pytest.mark.parametrize("inner", [False, True], ids=["itself", "one folder down"])
+def test_an_emulator_is_checked_before_anything_in_its_folder_is_parsed(tmp_path, monkeypatch, listed, inner):
+    folder = tmp_path / "sent" if inner else tmp_path
+    build(tiny_model("llama"), Split(1, 1), (Place(2),)).save(folder)
+    (folder / "results.json").write_text("[" * 1000)
+    if listed:
+        sign(folder)
+    monkeypatch.setattr(sections, "_told", lambda _: pytest.fail("parsed"))
+    with pytest.raises(UserError, match=r"'results\.json'(, which no emulator may| is in the folder but not)"):
+        found(tmp_path)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("evil", [False, True])
 def test_a_browser_draws_every_figure_and_complains_of_nothing(tmp_path, results, evil):
@@ -176,3 +195,12 @@ def test_it_fits_a_phone_and_prints(tmp_path, house):
     browsed(tmp_path / "report.html", tmp_path, f"--print-to-pdf={tmp_path / 'report.pdf'}")
     assert (tmp_path / "report.pdf").stat().st_size > 20_000
     shutil.rmtree(tmp_path / "profile", ignore_errors=True)
+
+
+@pytest.mark.parametrize(
+    "call", ["offsite compare\nrm -rf x", ["offsite", "compare\nrm -rf x"]], ids=["text", "words"]
+)
+def test_a_call_with_a_line_break_is_one_line_to_paste(tmp_path, results, call):
+    made = page(put(tmp_path, "results.json", results | {"call": call}))
+    assert "rm -rf x" in made
+    assert "\nrm -rf" not in made

@@ -118,6 +118,16 @@ def read(path: Path, kind: type[_C]) -> tuple[_C, str]:
     return card, hashlib.sha256(text.encode()).hexdigest()
 
 
+def check_listed(path: Path, kind: type[_C]) -> _C:
+    """Return the card of the bundle at `path`, once no other file than those that it lists lies there.
+
+    Cheap: nothing but the card is read.
+    """
+    card = _parse(path, read_text(card_of(path)), kind)
+    _check_present(path, card)
+    return card
+
+
 def said_format(path: Path) -> str:
     """What the card in the folder `path` says that it is; empty where there is no card, or no sound one."""
     file = path / CARD

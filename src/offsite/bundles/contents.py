@@ -8,7 +8,7 @@ from math import prod
 from pathlib import Path
 
 from offsite.bundles import bundle
-from offsite.bundles.emulator import EmulatorCard
+from offsite.bundles.emulator import EmulatorCard, check_listed
 from offsite.model.decoder import Decoder
 from offsite.model.harmonizers import is_hung
 from offsite.model.split import Split
@@ -59,6 +59,7 @@ class Sent:
 
 def sent(folder: Path) -> Sent:
     """What the bundle in `folder` holds, its files checked against its card; UserErrors as `bundle.read`."""
+    check_listed(folder)
     card, digest = bundle.read(folder, EmulatorCard)
     file = next(folder / name for name in sorted(card.files) if name.endswith(_WEIGHTS))
     declared = bundle.headers(file)

@@ -178,6 +178,11 @@ class Emulator:
         return cls(model, card.origin, card.method, tokenizer, digest, needed)
 
 
+def check_listed(path: Path) -> None:
+    """Refuse an emulator bundle's folder that holds what none may hold; nothing but its card is read."""
+    _check_files(str(path), bundle.check_listed(path, EmulatorCard).files)
+
+
 def is_emulator(path: Path | str) -> bool:
     """Whether `path` is the folder of an emulator bundle (rather than of a model)."""
     return bundle.said_format(Path(path)).startswith(_KIND)

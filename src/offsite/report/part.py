@@ -116,7 +116,7 @@ def command_block(call: str | Sequence[str] | None, facts: Mapping[str, object])
     known = {one_line(name): one_line(str(fact)) for name, fact in facts.items() if fact is not None}
     width = max(map(len, known), default=0)
     comments = [f"# {name:<{width}}  {fact}" for name, fact in known.items()]
-    words = call if isinstance(call, str) else shlex.join(call or [])
+    words = one_line(call if isinstance(call, str) else shlex.join(call or []))  # a second line would run too
     return "\n".join([words, "", *comments]).strip()
 
 
@@ -126,8 +126,7 @@ def record_block(record: Mapping[str, Any], facts: Mapping[str, object] | None =
     versions = record.get("versions")
     known = versions if isinstance(versions, Mapping) else {}
     call = record.get("call")
-    words = one_line(call) if isinstance(call, str) else None  # a second line would run as well
-    return command_block(words, {**(facts or {}), **said, **known})
+    return command_block(call if isinstance(call, str) else None, {**(facts or {}), **said, **known})
 
 
 def one_line(text: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from offsite.bundles.emulator import is_emulator
+from offsite.bundles.emulator import check_listed, is_emulator
 from offsite.errors import UserError, brief
 from offsite.report.comparison import comparison
 from offsite.report.emulator import emulator
@@ -46,6 +46,9 @@ def found(folder: Path) -> list[Part]:
     if not folder.is_dir():
         raise UserError(f"There is no folder {str(folder)!r}; give one that holds {_WANTED}.")
     inner = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    for home in (folder, *inner):
+        if is_emulator(home):  # before anything else in it is read
+            check_listed(home)
     homes = [home for home in (folder, *inner) if _holds(home)]
     if not homes:
         raise UserError(f"There is nothing in {str(folder)!r} to report; it looks for {_WANTED}.")
