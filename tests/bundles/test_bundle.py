@@ -210,3 +210,13 @@ def test_the_digest_of_tensors_sees_names_types_shapes_and_values():
     digests = {bundle.digest(tensors) for tensors in [one, *others]}
     assert len(digests) == 6
     assert bundle.digest({"a": torch.zeros(3, 2).T}) == bundle.digest(one)
+
+
+def test_versions_name_no_build_of_a_machine(monkeypatch):
+    from offsite import provenance
+
+    monkeypatch.setattr(
+        provenance, "version", lambda name: "2.13.0+cpu.debian" if name == "torch" else "1.0rc1"
+    )
+    assert bundle.versions()["torch"] == "2.13.0"
+    assert bundle.versions()["peft"] == "1.0rc1"

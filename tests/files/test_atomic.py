@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from offsite.errors import UserError
-from offsite.files.atomic import check, empty, remove, staged, write_json, write_text
+from offsite.files.atomic import check, empty, mend, remove, staged, write_json, write_text
 
 
 def tree(folder):
@@ -254,3 +254,18 @@ def test_to_remove_and_to_empty_are_no_errors_where_nothing_is(tmp_path):
     assert tree(tmp_path) == {"a": None}
     remove(tmp_path / "a")
     assert tree(tmp_path) == {}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no named pipes in folders")
+def test_a_pipe_named_like_a_partial_output_hangs_no_writer_and_goes(tmp_path):
+    pipe = tmp_path / ".out.partial-0123456789ab"
+    os.mkfifo(pipe)
+    program = (
+        "import sys; from pathlib import Path; from offsite.files.atomic import write_text\n"
+        "write_text(Path(sys.argv[1]), 'whole')"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "out")], timeout=60, check=True)
+    assert (tmp_path / "out").read_text() == "whole"
+    os.mkfifo(pipe)
+    mend(tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -93,14 +93,19 @@ def test_what_only_looks_like_a_path_stays():
             "chat_template": [{"name": "a", "template": "say /think or /no_think"}], "stop_strings": [" /end/"],
             "sep": "</s></s>", "mark": "[/INST] [/SYS]", "license": "https://example.com/a/b.txt", "hub": "a/b",
             "layers": ["full", "sliding"], "ratio": "1:/2", "fim": "<|fim@1|>", "some": [[1, 2.5], None],
-            "dots": "... / ..", "text": "and/or, either / or"}  # fmt: skip
+            "dots": "... / ..", "tags": "<a></a></b>", "hubs": ["https://example.com/a/b/c", "hf://a/b/c"],
+             "text": "and/or, either / or"}  # fmt: skip
     assert _untold(told) == told
 
 
 PATHS = [
     "/mnt/x/y", "~/x", "C:\\x", "file:///x", "\\\\server\\x", "/a folder/x", "merged from /home/zoe/run",
     "../zoe/run", "./zoe", "zoe@host:/data/x", "zoe@host:data", "from ~zoe/run", "--from=/mnt/x/y",
-    "see 'D:/x'", "a\n/mnt/x/y",
+    "see 'D:/x'", "a\n/mnt/x/y", "</home/alice/ckpt>", "\u201c/home/alice/x\u201d", "\u00ab/home/alice/x\u00bb",
+    "|/home/alice/x", "*/home/alice/x", "-/home/alice/x", "\u2192/home/alice/x", "\u200b/home/alice/x",
+    "//nas/alice/x", "from //nas/alice/x", "FILE:///home/alice", "file://nas/x", "file:/home/alice/x",
+    "|C:\\Users\\alice", "<D:/alice>", "\\\\?\\C:\\alice", "|\\\\nas\\alice", "~\\alice", "..\\alice", "<~/x>",
+    "|zoe@host:data",
 ]  # fmt: skip
 
 

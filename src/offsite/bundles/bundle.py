@@ -185,8 +185,9 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase | None) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that a result hangs on."""
-    return provenance.versions(("offsite", "torch", "transformers", "peft"))
+    """Return the versions that a result depends on, without the build (`+cpu`), which tells of the machine."""
+    found = provenance.versions(("offsite", "torch", "transformers", "peft"))
+    return {name: number.partition("+")[0] for name, number in found.items()}
 
 
 def _entry(file: Path) -> FileEntry:

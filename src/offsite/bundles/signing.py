@@ -205,6 +205,8 @@ class _Checked:
                     raise self._refusal(entry.name, "was not there when the bundle was signed")
                 if not entry.is_file(follow_symlinks=False):
                     raise self._refusal(entry.name, "is not a plain file")
+                if (self.path / entry.name).stat().st_nlink > 1:  # as `load` does
+                    raise self._refusal(entry.name, "is a hard link to another file")
         for name in sorted(self.signed.keys() - present):
             raise self._refusal(name, "was signed but is missing")
 

@@ -324,7 +324,7 @@ class _Lock:
             return
         import fcntl
 
-        self._descriptor = os.open(path, os.O_RDONLY)
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would wait for its writer
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             if not os.path.samestat(os.fstat(self._descriptor), path.stat()):

@@ -18,9 +18,10 @@ _TELLTALE = frozenset(
 _VERBATIM = frozenset(  # where words are tokens, or a template's, and no paths
     ("added_tokens_decoder", "extra_special_tokens", "chat_template", "stop_strings")
 )
-_PATH = re.compile(  # how one begins, at the start of a text or within it; that of a URL does not
-    r"file:/|^/[^/\n]+/"
-    r"|(?:^|[\s\"'`=:,;(\[{])(?:~[\w.-]*/|\.\.?/|/[^/\s]+/|[A-Za-z]:[\\/]|\\\\[\w.-]+\\|[\w.+-]+@[\w.-]+:)"
+_PATH = re.compile(  # how one begins, at the start of a text or after what is no word; that of a URL does not
+    r"(?i:file:)[/\\]|^/[^/\n]+/"
+    r"|(?:^|[^\w/}])(?:~[\w.-]*[/\\]|\.\.?[/\\]|/[^/\s<>]+/|[A-Za-z]:[\\/]|\\\\[\w.?-]+\\|[\w.+-]+@[\w.-]+:)"
+    r"|(?:^|[^\w:/])//[^/\s<>]+/"  # a share on the network
 )
 
 

@@ -164,6 +164,11 @@ def piped(name):
     return change
 
 
+def as_folder(file):
+    file.unlink()
+    file.mkdir()
+
+
 def endless(name):
     return lambda folder: os.truncate(folder / name, 1 << 40)
 
@@ -215,13 +220,11 @@ ATTACKS = {
     "a link to the outside": (linked(WEIGHTS), f"'{WEIGHTS}' is not a plain file"),
     "a linked card": (linked("card.json"), "'card.json' is not a plain file"),
     "a pipe": (piped(WEIGHTS), f"'{WEIGHTS}' is not a plain file"),
-    "a folder for a file": (
-        lambda folder: ((folder / WEIGHTS).unlink(), (folder / WEIGHTS).mkdir()),
-        f"'{WEIGHTS}' is not a plain file",
-    ),
+    "a hard link": (lambda f: os.link(f / WEIGHTS, f.parent / "twin"), f"'{WEIGHTS}' is a hard link"),
+    "a folder for a file": (lambda f: as_folder(f / WEIGHTS), f"'{WEIGHTS}' is not a plain file"),
     "a linked signature": (linked(SIG), UNSOUND),
     "a pipe for a signature": (piped(SIG), UNSOUND),
-    "a folder for a signature": (lambda folder: ((folder / SIG).unlink(), (folder / SIG).mkdir()), UNSOUND),
+    "a folder for a signature": (lambda f: as_folder(f / SIG), UNSOUND),
     "an endless signature": (endless(SIG), UNSOUND),
     "an empty signature": (put(SIG), "is not sound JSON"),
     "a signature that is no text": (put(SIG, b"\xff\xfe\0"), "is not UTF-8"),
