@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("offsite", "torch", "transformers", "peft", "accelerate", "safetensors", "lm_eval", "datasets")
+PACKAGES = ("offsite", "torch", "transformers", "peft", "accelerate", "safetensors", "datasets")
 
 _call: ContextVar[Sequence[str] | None] = ContextVar("call", default=None)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 from typing import NamedTuple
 
@@ -10,9 +9,10 @@ import pytest
 import torch
 
 from offsite.data import tasks as catalogue
-from offsite.scoring import harness, scorer
+from offsite.scoring import scorer
 from offsite.scoring.scorer import answer_likelihoods
 from tests.families import tiny_model
+from tests.scoring.harness import harness_says
 
 WORDS = 40
 ODD_LENGTHS = (1, 2, 3, 7, 8, 8, 13, 30)  # of prompts, in tokens; beyond and within the sliding windows
@@ -32,14 +32,6 @@ def random_pairs(model):
         pairs += [(prompt, answer) for answer in [*answers, said[0, length:].tolist()]]
     rng.shuffle(pairs)
     return pairs
-
-
-def harness_says(model, tokenizer, pairs):
-    """What the harness's own class makes of the pairs."""
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    own = harness.HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=5)
-    requests = [((str(n), ""), prompt, answer) for n, (prompt, answer) in enumerate(pairs)]
-    return own._loglikelihood_tokens(requests, disable_tqdm=True)
 
 
 def assert_same(ours, theirs):

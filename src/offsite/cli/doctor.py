@@ -16,9 +16,8 @@ HELP = """Versions, processor features and what is missing, to paste into a bug 
 Example: `offsite doctor`
 """
 _EXTRAS = {
-    "eval": ("lm_eval", "datasets"),
     "models": ("gguf", "pip"),
-    "data": ("pyarrow",),
+    "data": ("pyarrow", "datasets"),
     "report": ("plotly",),
     "sign": ("model_signing", "OpenSSL"),
 }

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 NAME = "evaluate"
-HELP = """Score a model, or an emulator bundle, on question tasks through lm-evaluation-harness.
+HELP = """Score a model, or an emulator bundle, on question tasks, in lm-evaluation-harness's numbers.
 
 Example: `offsite evaluate tuned-model/ --tasks arc_easy,sciq --limit 200 -o scores.json`
 """
@@ -50,7 +50,7 @@ def command(
     asked = [tasks.load(word, "test") for word in words(task_names)]
     model, tokenizer = _open(path, adapter, allow_large)
     with autocast(model, enabled=not exact) as context:
-        scores = evaluate(model, tokenizer, asked, limit=limit, seed=seed)
+        scores = evaluate(model, tokenizer, asked, limit=limit)
     data: dict[str, Any] = {
         "scores": {name: asdict(score) for name, score in scores.items()},
         "precision": context,

@@ -150,9 +150,7 @@ class Bench:
         about = self.model.config.to_dict()  # the same weights with another rope are another model
         config = sorted((name, repr(value)) for name, value in about.items() if name not in _NO_MATTER)
         words = (_how(self.tokenizer), self.tokenizer.special_tokens_map, self.tokenizer.chat_template)
-        libraries = versions(
-            ("offsite", "torch", "transformers", "tokenizers", "accelerate", "peft", "lm_eval")
-        )
+        libraries = versions(("offsite", "torch", "transformers", "tokenizers", "accelerate", "peft"))
         runs = (libraries, self.model.device.type, bf16_pays())
         return _digest((here, config, words, runs))
 

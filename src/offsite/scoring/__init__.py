@@ -1,22 +1,23 @@
-"""Score a model on tasks through the field's own harness, so that the numbers compare."""
+"""Score a model on tasks: accuracy and likelihoods, in the numbers that lm-evaluation-harness gives."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from importlib.util import find_spec
 from math import sqrt
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 from offsite.errors import UserError
+from offsite.progress import bar
 from offsite.results.schema import Score
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from offsite.data.tasks import Task
-    from offsite.scoring.harness import Answered
+    from offsite.data.tasks import Question, Task
+    from offsite.scoring.scorer import Likelihood
+    from offsite.scoring.tokens import Pair
 
 __all__ = ["Score", "evaluate"]
 
@@ -27,43 +28,77 @@ def evaluate(
     tasks: Sequence[Task],
     *,
     limit: int | None = None,
-    seed: int = 0,
 ) -> dict[str, Score]:
-    """Score `model` on each task, zero-shot, through lm-evaluation-harness (doi:10.5281/zenodo.10256836).
+    """Score `model` on each task, zero-shot, as lm-evaluation-harness does (doi:10.5281/zenodo.10256836).
 
-    The harness gets the questions from memory: private ones leave no copy in a data set cache. Prompts are
-    tokenized as `tokenizer(prompt)` does by default, with a BOS where it adds one. The model runs in its own
-    precision, or that of an autocast around the call, and keeps its mode; the softmax is taken in float32.
+    Prompts are tokenized as `tokenizer(prompt)` does by default, with a BOS where it adds one. The model runs
+    in its dtype, or under an autocast around the call, and keeps its mode; the softmax is taken in float32.
 
     Args:
         model: a causal language model, on any device.
-        tokenizer: the model's own; it is not changed.
+        tokenizer: the model's tokenizer; it is not changed.
         tasks: what to ask; their names must differ.
         limit: ask only the first so many questions, or texts, of each task.
-        seed: of the harness's random generators; nothing in a zero-shot score depends on it.
 
     Returns:
         the score of each task by name, in the order of `tasks`.
 
     Raises:
-        UserError: the harness is not installed; no task, one twice or one without questions; a limit below 1;
-            a prompt or an answer without tokens, an answer longer than the model can read.
+        UserError: no task, one twice or one without questions; a limit below 1; a prompt or an answer without
+            tokens, an answer longer than the model can read.
     """
     _check(tasks, limit)
-    from offsite.scoring.harness import roll, run
+    from offsite.model.modes import evaluating
 
-    limited = [task.first(limit) for task in tasks]
-    asked = [task for task in limited if task.scoring != "perplexity"]
-    found = {name: _score(answers) for name, answers in run(model, tokenizer, asked, seed).items()}
-    for task in limited:
-        if task.scoring == "perplexity":
-            found[task.name] = _predicted(roll(model, tokenizer, task.texts))
-    return {task.name: found[task.name] for task in tasks}
+    with evaluating(model):
+        return {task.name: _scored(model, tokenizer, task.first(limit)) for task in tasks}
+
+
+def _scored(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task) -> Score:
+    from offsite.scoring.tokens import answer_pairs, reads, windows
+
+    longest = reads(model, tokenizer)
+    if task.scoring == "perplexity":
+        texts = windows(task.texts, tokenizer, longest)
+        predicted = _likelihoods(model, texts, "Predicting texts")
+        nlls = [-sum(each.loglik for each in one) for one in predicted]
+        tokens = [sum(len(answer) for _, answer in one) for one in texts]
+        return Score(None, None, None, None, *_ratio(nlls, tokens), len(nlls))
+    asked = answer_pairs(task.questions, tokenizer, longest)
+    found = _likelihoods(model, asked, "Scoring answers")
+    right = [question.answer for question in task.questions]
+    nlls = [-one[answer].loglik for one, answer in zip(found, right, strict=True)]
+    tokens = [len(one[answer][1]) for one, answer in zip(asked, right, strict=True)]
+    if task.scoring == "exact_match":
+        acc = acc_norm = [float(any(each.greedy for each in one)) for one in found]
+    else:
+        acc = [float(_best(one) == answer) for one, answer in zip(found, right, strict=True)]
+        acc_norm = [float(_best_by_length(*pair)) for pair in zip(found, task.questions, strict=True)]
+    return Score(*_mean(acc), *_mean(acc_norm), *_ratio(nlls, tokens), len(acc))
+
+
+def _likelihoods(model: PreTrainedModel, groups: Sequence[Sequence[Pair]], what: str) -> list[list[Likelihood]]:
+    """The likelihoods of all pairs, computed together, in their groups."""
+    from offsite.scoring.scorer import answer_likelihoods
+
+    flat = [pair for group in groups for pair in group]
+    with bar(what, len(flat)) as advance:
+        found = iter(answer_likelihoods(model, flat, advance))
+    return [[next(found) for _ in group] for group in groups]
+
+
+def _best(found: Sequence[Likelihood]) -> int:
+    """The likeliest choice; of several the first."""
+    return max(range(len(found)), key=lambda i: found[i].loglik)
+
+
+def _best_by_length(found: Sequence[Likelihood], question: Question) -> bool:
+    """Whether the right choice has the highest log-likelihood per character."""
+    per_letter = [one.loglik / max(1, len(text)) for one, text in zip(found, question.choices, strict=True)]
+    return per_letter.index(max(per_letter)) == question.answer
 
 
 def _check(tasks: Sequence[Task], limit: int | None) -> None:
-    if find_spec("lm_eval") is None or find_spec("datasets") is None:
-        raise UserError("Scoring needs lm-evaluation-harness: pip install 'offsite[eval]'.")
     if limit is not None and limit < 1:
         raise UserError(f"A limit of {limit} leaves no question; give 1 or more.")
     if not tasks:
@@ -74,18 +109,6 @@ def _check(tasks: Sequence[Task], limit: int | None) -> None:
     empty = next((task.name for task in tasks if not (task.questions or task.texts)), None)
     if empty is not None:
         raise UserError(f"The task {empty!r} has no questions; give it some.")
-
-
-def _score(answered: Sequence[Answered]) -> Score:
-    acc, acc_stderr = _mean([one.acc for one in answered])
-    acc_norm, acc_norm_stderr = _mean([one.acc_norm for one in answered])
-    nll, nll_stderr = _ratio([one.nll for one in answered], [one.tokens for one in answered])
-    return Score(acc, acc_stderr, acc_norm, acc_norm_stderr, nll, nll_stderr, len(answered))
-
-
-def _predicted(texts: Sequence[tuple[float, int]]) -> Score:
-    nll, nll_stderr = _ratio(*zip(*texts, strict=True))
-    return Score(None, None, None, None, nll, nll_stderr, len(texts))
 
 
 def _mean(values: Sequence[float]) -> tuple[float, float]:

@@ -132,7 +132,7 @@ def _out_of_reach() -> str | None:
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
     if importlib.util.find_spec("datasets") is None:
-        return "the package datasets is missing: pip install 'offsite[eval]'"
+        return "the package datasets is missing: pip install 'offsite[data]'"
     try:
         get_session().head(constants.ENDPOINT, timeout=_PATIENCE)
     except Exception as error:  # of whichever HTTP library huggingface_hub is built on
