@@ -141,6 +141,15 @@ def test_the_head_is_computed_where_an_answer_follows_and_nowhere_else(llama):
     )
 
 
+def test_a_row_beyond_the_window_shares_no_batch_with_rows_of_several_answers(tokenizer):
+    """Their mask has no window: the longer row would see one token more than the model does."""
+    model = tiny_model("gemma3")  # which sees 6 tokens
+    rng = random.Random(4)
+    short, long = random_tokens(rng, 4), random_tokens(rng, 7)
+    pairs = [(short, [50]), (short, [51, 52]), (long, [53, 54])]
+    assert_same(answer_likelihoods(model, pairs, lambda *_: None), harness_says(model, tokenizer, pairs))
+
+
 def test_a_model_with_lora(llama):
     from peft import LoraConfig, get_peft_model
 

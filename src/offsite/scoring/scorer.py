@@ -57,6 +57,11 @@ class _Row(NamedTuple):
         return list(accumulate((len(answer) - 1 for answer in self.answers), initial=len(self.prompt)))
 
     @property
+    def is_shared(self) -> bool:
+        """Whether several answers stand in it, so that it needs a mask and positions."""
+        return len(self.answers) > 1
+
+    @property
     def length(self) -> int:
         return self.starts[-1]
 
@@ -93,10 +98,12 @@ def answer_likelihoods(
     def fit(run: Sequence[_Row]) -> bool:
         tokens, wanted = len(run) * run[0].length, sum(len(row.known) for row in run)
         small = tokens <= _BATCH_TOKENS and wanted * vocabulary <= _LOGITS
-        return small and tokens - sum(row.length for row in run) <= _WASTED_TOKENS
+        # a mask of shared rows would have a row longer than the model's window see beyond it
+        alike = run[0].is_shared == run[-1].is_shared
+        return alike and small and tokens - sum(row.length for row in run) <= _WASTED_TOKENS
 
     with torch.no_grad():
-        rows = sorted(_rows(model, pairs), key=lambda row: row.length, reverse=True)
+        rows = sorted(_rows(model, pairs), key=lambda row: (row.is_shared, row.length), reverse=True)
         for run in _runs(rows, fit):
             for row, logits in zip(run, _logits(model, run), strict=True):
                 for place, score in zip(row.places, _likelihoods(logits, row.answers), strict=True):
@@ -148,7 +155,7 @@ def _shares(model: PreTrainedModel) -> bool:
 def _logits(model: PreTrainedModel, run: Sequence[_Row]) -> list[Tensor]:
     """For each row (answer tokens, vocabulary): what foretells each token of its answers."""
     ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(_ids(row)) for row in run], batch_first=True)
-    shown = _shown(run, ids.shape[1], model) if any(len(row.answers) > 1 for row in run) else {}
+    shown = _shown(run, ids.shape[1], model) if run[0].is_shared else {}
     wanted = torch.tensor([[number, column] for number, row in enumerate(run) for column in row.known])
     with _head_at(model, wanted.to(model.device)):
         logits = model(input_ids=ids.to(model.device), use_cache=False, **shown).logits
