@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -58,6 +59,12 @@ def test_every_command_named_in_the_docs_exists_and_has_an_example(capsys):
     for name in known:
         assert run(app, [name, "--help"]) == 0
         assert f"offsite {name}" in re.sub(r"\s+", " ", capsys.readouterr().out)
+
+
+def test_every_command_but_the_demo_takes_json():
+    for command in app.registered_commands:
+        taken = inspect.signature(command.callback).parameters
+        assert ("json" in taken) == (command.name != "demo"), command.name
 
 
 def test_the_readmes_tree_names_every_room_and_fits_a_screen():
