@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 
+import offsite
 from offsite.cli.profile import DEFAULT as SAID
 from offsite.owner import methods
 from offsite.owner.methods import METHODS
@@ -265,3 +266,18 @@ def test_help_names_every_method_and_the_default():
     for name in ("profile", "compress"):
         shown = command(name, "--help").out
         assert all(method in shown for method in METHODS)
+
+
+def test_an_adapter_of_an_emulator_made_in_python_is_plugged_beside_other_receipts(world, here):
+    other = asked("compress M -o O --method uniform --keep 0.25", world, here / "other")
+    assert command(*other).code == 0
+    model, tokenizer = offsite.load(str(world / "model"))
+    offsite.compress(model, tokenizer, "uniform", keep=0.5).save(here / "made")
+    data = ("--data", world / "data.jsonl", "--steps", "4", "--batch-size", "4", "--max-length", "32")
+    assert command("tune", here / "made", "-o", here / "adapter", *data).code == 0
+    ran = command("plug", world / "model", here / "adapter", "-o", here / "tuned")
+    assert ran.code == 0, ran
+    shutil.rmtree(here / "made-receipt")
+    again = command("plug", world / "model", here / "adapter", "-o", here / "again")
+    assert again.code == 2
+    assert "never" in again.err
