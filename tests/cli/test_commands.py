@@ -249,7 +249,7 @@ def test_plug(world, here, tokens, name):
         "model": str(here / "tuned"),
         "receipt": str(here / "tuned-receipt"),
         "adapter": Adapter.load(world / name).digest,
-        "vouched": False,
+        "recorded": False,
     }
     assert names(here) == ["thesis", "tuned", "tuned-receipt"]
     receipt = json.loads((here / "tuned-receipt" / "receipt.json").read_text())

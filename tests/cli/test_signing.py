@@ -106,12 +106,12 @@ class TestReceipts:
     def test_one_beside_the_output_vouches(self, world, here):
         shutil.copytree(world / "emulator-receipt", here / "first-receipt")
         ran = command(*plug(world, world / "adapter", here / "tuned", "--json"))
-        assert ran.json["vouched"] is True
+        assert ran.json["recorded"] is True
         assert spoken(ran.err) == []
 
     def test_one_in_the_working_folder_vouches(self, world, here):
         os.chdir(world)
-        assert command(*plug(world, world / "adapter", here / "tuned", "--json")).json["vouched"] is True
+        assert command(*plug(world, world / "adapter", here / "tuned", "--json")).json["recorded"] is True
 
     def test_an_emulator_that_none_names_was_never_sent(self, world, here):
         shutil.copytree(world / "emulator-2-receipt", here / "other-receipt")
@@ -123,7 +123,7 @@ class TestReceipts:
     def test_without_any_it_goes_on_and_says_so(self, world, here):
         shutil.copytree(world / "adapter-receipt", here / "adapter-receipt")  # a data owner's says nothing here
         ran = command(*plug(world, world / "adapter", here / "tuned", "--json"))
-        assert ran.json["vouched"] is False
+        assert ran.json["recorded"] is False
         (said,) = spoken(ran.err)
         assert said.startswith(NOTE)
 

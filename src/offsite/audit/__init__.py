@@ -5,9 +5,10 @@ for the data owner before tuning, `adapter` for the model owner before the plugg
 """
 
 from offsite.audit.priming import Start
-from offsite.audit.received import EmulatorAudit, Parameters, emulator
+from offsite.audit.received import EmulatorAudit, emulator
 from offsite.audit.returned import AdapterAudit, Losses, Moved, adapter, block_loss
 from offsite.audit.weights import Oddity
+from offsite.bundles.contents import Parameters
 
 __all__ = [
     "AdapterAudit", "EmulatorAudit", "Losses", "Moved", "Oddity", "Parameters", "Start",

@@ -8,27 +8,12 @@ from dataclasses import dataclass
 
 from offsite.audit.priming import Start, start
 from offsite.audit.weights import Oddity, odd
+from offsite.bundles.contents import Parameters, parameters
 from offsite.bundles.emulator import Emulator
 from offsite.data.examples import Example
 from offsite.errors import UserError
-from offsite.model.decoder import Decoder
-from offsite.model.harmonizers import hung
-from offsite.model.linears import LowRank
 
 _SAMPLE = 32
-
-
-@dataclass(frozen=True)
-class Parameters:
-    """How many parameters and saved buffers an emulator has, each counted once."""
-
-    all: int
-    trainable: int
-    """In the adapter layers, which a tuning of whole layers changes."""
-    middle: int
-    """Stored in the middle, harmonizers included."""
-    factored: int
-    """Of those, sent as two factors in place of a matrix."""
 
 
 @dataclass(frozen=True)
@@ -71,22 +56,3 @@ def emulator(
         raise UserError("There are no examples to measure the emulator on.")
     drawn = random.Random(seed).sample(list(examples), min(sample, len(examples)))
     return EmulatorAudit(parameters(emulator), start(emulator, drawn, max_length), odd(emulator))
-
-
-def parameters(emulator: Emulator) -> Parameters:
-    """Count the parameters of an `emulator`."""
-    decoder = Decoder.of(emulator.model)
-    middle, ends = emulator.split.middle(len(decoder)), emulator.split.adapter(len(decoder)).values()
-    factors = {
-        id(tensor): tensor.numel()
-        for index in middle
-        for module in decoder.layers[index].modules()
-        if isinstance(module, LowRank)
-        for tensor in (module.up.weight, module.down.weight)
-    }
-    return Parameters(
-        all=sum(parameter.numel() for parameter in emulator.model.parameters()),
-        trainable=decoder.stored(list(ends)),
-        middle=decoder.stored(middle) + sum(tensor.numel() for tensor in hung(emulator.model).values()),
-        factored=sum(factors.values()),
-    )

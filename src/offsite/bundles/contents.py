@@ -8,9 +8,10 @@ from math import prod
 from pathlib import Path
 
 from offsite.bundles import bundle
-from offsite.bundles.emulator import EmulatorCard, check_listed
+from offsite.bundles.emulator import Emulator, EmulatorCard, check_listed
 from offsite.model.decoder import Decoder
-from offsite.model.harmonizers import is_hung
+from offsite.model.harmonizers import hung, is_hung
+from offsite.model.linears import LowRank
 from offsite.model.split import Split
 from offsite.untrusted.config import from_stranger
 from offsite.untrusted.files import read_object
@@ -55,6 +56,38 @@ class Sent:
     def unchanged(self) -> int:
         """What stands as it does in the model, or at least in full size."""
         return self.around + self.adapter + self.full
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """How many parameters and saved buffers an emulator has, each counted once."""
+
+    all: int
+    trainable: int
+    """In the adapter layers, which a tuning of whole layers changes."""
+    middle: int
+    """Stored in the middle, harmonizers included."""
+    factored: int
+    """Of those, sent as two factors in place of a matrix."""
+
+
+def parameters(emulator: Emulator) -> Parameters:
+    """Count the parameters of an `emulator`."""
+    decoder = Decoder.of(emulator.model)
+    middle, ends = emulator.split.middle(len(decoder)), emulator.split.adapter(len(decoder)).values()
+    factors = {
+        id(tensor): tensor.numel()
+        for index in middle
+        for module in decoder.layers[index].modules()
+        if isinstance(module, LowRank)
+        for tensor in (module.up.weight, module.down.weight)
+    }
+    return Parameters(
+        all=sum(parameter.numel() for parameter in emulator.model.parameters()),
+        trainable=decoder.stored(list(ends)),
+        middle=decoder.stored(middle) + sum(tensor.numel() for tensor in hung(emulator.model).values()),
+        factored=sum(factors.values()),
+    )
 
 
 def sent(folder: Path) -> Sent:

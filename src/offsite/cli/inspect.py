@@ -117,25 +117,21 @@ class _Against(NamedTuple):
 
 
 def _emulator(path: Path, emulator: Emulator, against: _Against | None) -> dict[str, Any]:
+    from offsite.bundles.contents import parameters
     from offsite.model.decoder import Decoder
-    from offsite.model.harmonizers import hung
 
     decoder = Decoder.of(emulator.model)
     middle = emulator.split.middle(len(decoder))
     inside = [id(tensor) for index in middle for tensor in decoder.tensors(index).values()]
     places, harmonizers = _places(emulator), _harmonizers(emulator)
-    stored = sum(tensor.numel() for tensor in hung(emulator.model).values())
+    count = parameters(emulator)
     told = {
         "kind": "emulator",
         "method": emulator.method,
         "plain": emulator.plain,
         "family": emulator.model.config.model_type,
         "layers": {"bottom": emulator.split.bottom, "middle": len(middle), "top": emulator.split.top},
-        "parameters": {
-            "all": sum(parameter.numel() for parameter in emulator.model.parameters()),
-            "adapter": decoder.stored(list(emulator.split.adapter(len(decoder)).values())),
-            "middle": decoder.stored(middle) + stored,
-        },
+        "parameters": {"all": count.all, "adapter": count.trainable, "middle": count.middle},
         "memory": asdict(emulator.memory) if emulator.memory else {},
         "places": places,
         "harmonizers": harmonizers,

@@ -81,7 +81,7 @@ def command(
 
         signing.verify(adapter, trusted_key)
     tuned = Adapter.load(adapter)
-    known = _vouched(tuned, receipts, [out.parent.resolve(), Path.cwd()])
+    known = _is_recorded(tuned, receipts, [out.parent.resolve(), Path.cwd()])
     trusted = [Adapter.load(path) for path in expect or ()]
     whole, tokenizer = loading.load(model)
     displaced = plug(whole, tuned)
@@ -96,8 +96,8 @@ def command(
         mark(folder, {"adapter": tuned.digest, "emulator": tuned.emulator})
     if not known:
         typer.echo(
-            "No receipt of this model was found, so that nothing vouches for the emulator that the adapter was "
-            "tuned on; --receipts names their folder.",
+            "No receipt of this model was found, so nothing shows that you sent the emulator that the adapter "
+            "was tuned on; --receipts names their folder.",
             err=True,
         )
     data = {"model": str(out), "receipt": str(private), "adapter": tuned.digest}
@@ -105,7 +105,7 @@ def command(
         f"Tuned model in {out}: a plain transformers checkpoint.\n"
         f"Receipt in {private}: how far each tensor moved. Keep it to yourself."
     )
-    emit(data | {"vouched": known, "audit": audits.as_data(found)}, json, lambda: typer.echo(said))
+    emit(data | {"recorded": known, "audit": audits.as_data(found)}, json, lambda: typer.echo(said))
 
 
 def _public(text: str | None, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Tensor | None:
@@ -126,16 +126,16 @@ def _record(folder: Path, tuned: Adapter, audit: dict[str, Any]) -> None:
     write_json(folder / "receipt.json", receipt)
 
 
-def _vouched(tuned: Adapter, receipts: list[Path] | None, usual: list[Path]) -> bool:
+def _is_recorded(tuned: Adapter, receipts: list[Path] | None, usual: list[Path]) -> bool:
     """Whether a receipt names the emulator.
 
     What lies beside the adapter is not looked at, unless the output lies there too: its sender could have put a
     receipt there. `receipts` that the owner names are the safe way.
     """
     from offsite.errors import UserError
-    from offsite.owner.receipt import vouched
+    from offsite.owner.receipt import is_recorded
 
-    known = vouched(tuned, receipts or list(dict.fromkeys(usual)))
+    known = is_recorded(tuned, receipts or list(dict.fromkeys(usual)))
     if receipts and not known:
         raise UserError(
             f"No receipt in {', '.join(repr(str(folder)) for folder in receipts)} is of the adapter's model; "

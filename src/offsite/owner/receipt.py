@@ -18,26 +18,36 @@ _FILE = "receipt.json"
 
 
 def write_receipt(
-    path: Path, emulator: Emulator, blueprint: Blueprint, *, asked: float, kept: float, seed: int
+    path: Path | str,
+    emulator: Emulator,
+    blueprint: Blueprint,
+    *,
+    kept: float,
+    asked: float | None = None,
+    seed: int = 0,
 ) -> None:
-    """Write `path`/receipt.json; `asked` and `kept` are the budget `keep` as wanted and as it came out."""
+    """Write `path`/receipt.json for a saved `emulator`.
+
+    `kept` is its `keep` (`keep_of`), and `asked` the one that was wanted, if another. By its receipt `plug`
+    recognises the emulator that an adapter was tuned on.
+    """
     receipt = {
         "emulator": emulator.digest,
         "parent": emulator.origin.parent,
         "method": emulator.method,
         "split": asdict(emulator.split),
-        "keep": {"asked": asked, "kept": kept},
+        "keep": {"asked": kept if asked is None else asked, "kept": kept},
         "blueprint": [place.describe() for place in blueprint],
         "record": record(seed),
     }
-    with staged(path) as folder:
+    with staged(Path(path)) as folder:
         write_json(folder / _FILE, receipt)
 
 
 def sent(folders: Iterable[Path], parent: str) -> frozenset[str]:
-    """Digests of the emulators made of the model of digest `parent`, by the receipts in `folders`.
+    """Return the digests of the emulators that were made from the model `parent`, by the receipts in `folders`.
 
-    Each folder is a receipt's own, or holds such as NAME-receipt. A UserError for a receipt that is unsound.
+    Each folder is a receipt, or holds receipts called NAME-receipt. A UserError for a receipt that is unsound.
     """
     found = [(folder / _FILE, *sorted(folder.glob(f"*-receipt/{_FILE}"))) for folder in folders]
     receipts = [read_object(file) for files in found for file in files if file.is_file()]
@@ -48,10 +58,10 @@ def sent(folders: Iterable[Path], parent: str) -> frozenset[str]:
     )
 
 
-def vouched(adapter: Adapter, folders: Sequence[Path]) -> bool:
-    """Whether receipts in `folders` tell that the emulator was sent which `adapter` was tuned on.
+def is_recorded(adapter: Adapter, folders: Sequence[Path]) -> bool:
+    """Return whether a receipt in `folders` names the emulator that `adapter` was tuned on.
 
-    False where there is no receipt of its model at all; a UserError where there is, but none of that emulator.
+    False where no receipt is of its model; a UserError where receipts are, but none is of that emulator.
     """
     known = sent(folders, adapter.origin.parent)
     if known and adapter.emulator not in known:
@@ -59,6 +69,6 @@ def vouched(adapter: Adapter, folders: Sequence[Path]) -> bool:
         raise UserError(
             f"The adapter was tuned on the emulator {adapter.emulator[:12] or 'of no bundle'}, which was never "
             f"sent by the receipts in {where} (they name {brief(names)}); ask the sender which one it was, or "
-            "name the folder of its receipt with --receipts."
+            "name the folder of its receipt with --receipts (`offsite.write_receipt` writes one in Python)."
         )
     return bool(known)
