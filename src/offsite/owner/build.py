@@ -89,7 +89,7 @@ def keep_of(emulator: Emulator, model: PreTrainedModel) -> float:
 
 
 def _chains(blueprint: Blueprint, slot: int, model: PreTrainedModel) -> dict[int, list[Harmonizer]]:
-    """The harmonizers by the layer of the emulator that they follow; the first places follow `slot`."""
+    """Return the harmonizers by the emulator's layer that they follow; the first places follow `slot`."""
     chains: dict[int, list[Harmonizer]] = {}
     for place in blueprint:
         if place.harmonizer is None:
@@ -108,7 +108,7 @@ def _linears(decoder: Decoder, place: Place) -> dict[str, nn.Module]:
 
 
 def _changed(decoder: Decoder, place: Place) -> dict[str, Weight]:
-    """The weights of a place that are not its layer's: those it brings, and linears without some channels."""
+    """Return the weights of a place that differ from its layer's: its matrices, and linears with channels cut."""
     changed = dict(place.weights)
     if place.channels is None:
         return changed

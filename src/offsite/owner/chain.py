@@ -65,7 +65,7 @@ def overlay(first: Blueprint, then: Blueprint, name: str = "", *, wins: bool = T
 
 
 def _share(links: Sequence[Link], keep: float) -> float:
-    """The share that the first of the methods is asked for."""
+    """Return the share that the first of the methods is asked for."""
     budgeted = sum(method.budgeted for method, _ in links)
     return float(keep ** (1 / max(1, budgeted)))
 
@@ -78,7 +78,7 @@ def _stored(blueprint: Blueprint, profile: Profile) -> tuple[int, int]:
 
 
 def _narrowed(profile: Profile, blueprint: Blueprint) -> Profile:
-    """The profile of a model in which only the layers that stand have parameters and scores."""
+    """Return the profile of a model in which only the layers that stand have parameters and scores."""
     layers = {place.layer for place in raw(blueprint)}
     sizes = tuple(size if layer in layers else 0 for layer, size in enumerate(profile.sizes))
     gone = {str(layer) for layer in profile.middle if layer not in layers}

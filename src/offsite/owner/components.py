@@ -45,15 +45,15 @@ class Candidates:
     """(n): by how much the loss changes to first order where each is taken out."""
 
     def stored(self, count: Tensor) -> Tensor:
-        """Parameters that so many components store."""
+        """Return the parameters that so many components store."""
         return (count * self.cost).clamp(max=self.dense)
 
     def best(self, count: int) -> Tensor:
-        """The indices of the `count` best components, ascending."""
+        """Return the indices of the `count` best components, ascending."""
         return self.score.argsort(descending=True, stable=True)[:count].sort().values
 
     def least(self, floor: float) -> int:
-        """How many always stay, where the share `floor` of them does."""
+        """Return how many always stay, where the share `floor` of them does."""
         return max(1, int(floor * len(self.score)))
 
 
@@ -96,7 +96,7 @@ def with_privacy(among: Sequence[Candidates], attention: float, channels: float)
 
 
 def choose(profile: Profile, among: Sequence[Candidates], keep: float, rule: Rule) -> Kept:
-    """What stays by the `rule`, at the level that brings the middle nearest to the share `keep` of its size."""
+    """Return what stays by the `rule`, at the level that brings the middle nearest to the share `keep`."""
     if keep == 1:
         return [torch.arange(len(each.score)) for each in among]
     fixed = sum(profile.sizes) - sum(each.dense for each in among)
@@ -179,7 +179,7 @@ def ridged(moment: Tensor, ridge: float = _RIDGE) -> Tensor:
 
 
 def root(moment: Tensor) -> Tensor:
-    """The lower L with L LT = `ridged(moment)`; with more of a ridge where rounding outweighs that."""
+    """Return the lower L with L LT = `ridged(moment)`; with more ridge where rounding outweighs it."""
     ridge, (lower, failed) = _RIDGE, torch.linalg.cholesky_ex(ridged(moment))
     while failed:  # at the latest where the ridge makes the diagonal outweigh its rows
         ridge *= 4
@@ -211,6 +211,6 @@ def _count(each: Candidates, price: float, floor: float, most: float) -> int:
 
 
 def _least_of(scores: Tensor, share: float) -> float:
-    """The least score among the best `share`."""
+    """Return the least score among the best `share`."""
     count = round(share * len(scores))
     return float(scores.sort(descending=True).values[count - 1]) if count else float("inf")

@@ -51,7 +51,7 @@ class Moment:
             self.total[start:stop, :stop] += states[:, start:stop].T @ states[:, :stop]
 
     def matrix(self) -> Tensor:
-        """The sum, symmetric; `add` no more."""
+        """Return the sum, made symmetric; nothing may be added afterwards."""
         below = self.total.tril(-1)
         return self.total.tril_().add_(below.T)
 
@@ -94,7 +94,7 @@ def curvature(
 
 
 def batches(tokens: Tensor) -> Sequence[Tensor]:
-    """The blocks of a pass, about _BATCH tokens at once."""
+    """Return the blocks of a pass, about _BATCH tokens at once."""
     return torch.split(tokens, max(1, _BATCH // tokens.shape[1]))
 
 
@@ -117,7 +117,7 @@ def _loss(model: PreTrainedModel, batch: Tensor, chance: torch.Generator | None)
 
 
 def _results(watched: Mapping[str, _Watch], tokens: int) -> dict[str, Curvature]:
-    """The means, where linears that read the same states share one A."""
+    """Return the means; linears that read the same states share one A."""
     moments = {id(watch.inputs): watch.inputs for watch in watched.values()}
     inputs = {key: moment.matrix().div_(tokens) for key, moment in moments.items()}
     return {name: watch.result(tokens, inputs[id(watch.inputs)]) for name, watch in watched.items()}
@@ -140,7 +140,7 @@ def _watch_layer(decoder: Decoder, layer: int, names: Sequence[str], hooks: Exit
     read: list[tuple[Any, Tensor, Moment]] = []  # what was read last, as rows, and where it was summed
 
     def summed(name: str, width: int, given: Tensor) -> tuple[Tensor, Moment]:
-        """The rows of `given` and their sum: one for all linears that read the same."""
+        """Return the rows of `given` and their sum: one for all linears that read the same."""
         if not read or read[-1][0] is not given:
             mine = watched[name].inputs if name in watched else Moment(width, given.device)
             rows = _rows(given)

@@ -145,7 +145,7 @@ def _gradient(model: PreTrainedModel, split: Split, tokens: Tensor, advance: Adv
 
 
 def _adapter(model: PreTrainedModel, split: Split) -> dict[str, Tensor]:
-    """The adapter layers' parameters by their full names, in the order of the places."""
+    """Return the adapter layers' parameters by their full names, in the order of the places."""
     decoder = Decoder.of(model)
     return {
         decoder.name(index, name): tensor
@@ -156,13 +156,13 @@ def _adapter(model: PreTrainedModel, split: Split) -> dict[str, Tensor]:
 
 
 def _loss(model: PreTrainedModel, placed: dict[str, Tensor], ids: Tensor) -> Tensor:
-    """The cross-entropy of each next token, summed: in half precision a mean's small gradients would vanish."""
+    """Sum the cross-entropy of next tokens: in half precision a mean's small gradients would vanish."""
     with autocast(model):
         logits = functional_call(model, placed, (ids,), {"use_cache": False}).logits[:, :-1]
     return cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="sum")
 
 
 def _dot(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
-    """The inner product of two gradients, in float64, one tensor at a time."""
+    """Compute the inner product of two gradients, in float64, one tensor at a time."""
     pairs = zip(ours, theirs, strict=True)
     return sum(float(torch.dot(a.flatten().cpu().double(), b.flatten().cpu().double())) for a, b in pairs)

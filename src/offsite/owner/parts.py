@@ -138,7 +138,7 @@ def write_parts(tensors: Mapping[str, Tensor], folder: Path) -> None:
 
 
 def _link(file: Path, folder: Path) -> None:
-    """A second name for `file`, to which no one writes again: unlike a move, it can take nothing away."""
+    """Give `file`, to which nobody writes again, a second name; a move would take it away."""
     try:
         os.link(file, folder / file.name)
     except OSError:  # another disk, or a file system without links

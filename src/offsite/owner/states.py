@@ -16,7 +16,7 @@ _BATCH = 8  # blocks at once; bounds the states held in memory
 
 
 def hidden_states(model: PreTrainedModel, tokens: Tensor, what: str) -> Iterator[tuple[Tensor, ...]]:
-    """For each batch of `tokens` (blocks, length): the states (batch, length, width) before and after layers.
+    """Yield for each batch of `tokens` (blocks, length) the states (batch, length, width) around layers.
 
     Index i is the input of layer i, i + 1 its output; the last layer's output has passed the last norm.
     """

@@ -39,7 +39,7 @@ def _follow(name: str, folder: str | None, found: dict[str, ModuleType]) -> None
 
 
 def _folder(name: str) -> str | None:
-    """The folder that a module was loaded from; None where it has no file."""
+    """Return the folder that a module was loaded from; None where it has no file."""
     file = getattr(sys.modules.get(name), "__file__", None)
     return str(Path(file).parent) if file else None
 
@@ -52,7 +52,7 @@ def _origins(module: ModuleType) -> Iterator[str]:
 
 
 def _source(thing: object) -> str:
-    """The source of a class, function or module; of one that was typed into a shell, what it compiles to."""
+    """Return the source of a class, function or module; without a file, what a function compiles to."""
     thing = inspect.unwrap(getattr(thing, "__func__", thing))  # type: ignore[arg-type]
     try:
         return inspect.getsource(thing)  # type: ignore[arg-type]
