@@ -108,7 +108,7 @@ def _linears(decoder: Decoder, place: Place) -> dict[str, nn.Module]:
 
 
 def _changed(decoder: Decoder, place: Place) -> dict[str, Weight]:
-    """Return the weights of a place that differ from its layer's: its matrices, and linears with channels cut."""
+    """Return the weights of a place that differ from its layer's: those it brings, and linears cut to channels."""
     changed = dict(place.weights)
     if place.channels is None:
         return changed
