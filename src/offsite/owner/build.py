@@ -108,7 +108,7 @@ def _linears(decoder: Decoder, place: Place) -> dict[str, nn.Module]:
 
 
 def _changed(decoder: Decoder, place: Place) -> dict[str, Weight]:
-    """Return the weights of a place that differ from its layer's: those it brings, and linears cut to channels."""
+    """Return the weights of a place that differ from those of its layer, by the linears' names."""
     changed = dict(place.weights)
     if place.channels is None:
         return changed
