@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from offsite.model.split import Split
+from offsite.owner.methods import method_named
 from offsite.owner.methods.scaleot import ScaleOT
 from tests.families import tiny_model
 
@@ -95,3 +97,36 @@ def test_tuning_learns_what_the_original_way_learns(run, capsys, monkeypatch):
     assert "curves apart by 0.000 at most" in said
     ours, theirs = said.split("held out ")[1].split(" against ")
     assert float(ours) == pytest.approx(float(theirs), abs=1e-3)
+
+
+@pytest.mark.parametrize("method", ["gradot", "gradot-paper"])
+def test_profiling_times_the_pass_and_the_parts(run, capsys, method):
+    words = ["--text", "text.txt", "--blocks", "4", "--length", "16", "--repeats", "1", "--json", "out.json"]
+    run("profiling.py", "model", "--method", method, *words)
+    found = json.loads(Path("out.json").read_text())
+    [took] = found["rounds"]
+    assert took["ratio"] == took["profile"] / (took["bare"] + took["factorisations"])
+    assert found["passes"] >= 1
+    assert "peak_gib" in capsys.readouterr().out
+
+
+def test_middle_times_a_step_for_each_keep(run):
+    tokens = torch.randint(3, 120, (8, 16), generator=torch.Generator().manual_seed(0))
+    method_named("gradot").profile(tiny_model("llama"), Split(), tokens).save("profile")
+    words = ["--keeps", "1.0", "0.5", "--data", "asked.jsonl", "--steps", "2", "--batch-size", "2"]
+    run("middle.py", "model", "profile", *words, "--json", "out.json")
+    points = json.loads(Path("out.json").read_text())
+    assert [point["keep"] for point in points] == [1.0, 0.5]
+    assert points[1]["parameters_ratio"] < points[0]["parameters_ratio"] == 1
+
+
+def test_memory_measures_a_compression(run, capsys):
+    run("memory.py", "model", "0.7")
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["emulator_mb"] > 0
+    assert figures["keep"] == 0.7
+
+
+def test_every_benchmark_is_run_here():
+    text = Path(__file__).read_text(encoding="utf-8")
+    assert {file.name for file in FOLDER.glob("*.py")} == set(re.findall(r'"(\w+\.py)"', text))
