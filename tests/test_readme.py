@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -149,3 +150,24 @@ def test_tuning_through_a_uniform_emulator_helps_the_real_model(tmp_path):
     assert nll["plugged_in"] < nll["zero_shot"] - 0.2
     assert nll["plugged_in"] < nll["emulator_tuned"] - 0.2
     assert nll["fine_tuned"] < nll["plugged_in"] + 0.1
+
+
+def lines_of(doc):
+    """The `offsite ...` command lines of a page or recipe: in code, or after a comment sign."""
+    text = doc.read_text(encoding="utf-8")
+    blocks = re.findall(r"^(?:#\s+)?(offsite [a-z]+ .*?)(?:\s{2,}.*)?$", text, re.MULTILINE)
+    return [*blocks, *re.findall(r"`(offsite [a-z]+ [^`\n]*)`", text)]
+
+
+LINES = [(doc, line) for doc in [*DOCS, *sorted((ROOT / "recipes").glob("*.yaml"))] for line in lines_of(doc)]
+
+
+@pytest.mark.parametrize("line", sorted({line for _, line in LINES}))
+def test_every_command_line_of_the_docs_is_one_that_offsite_takes(line):
+    """Its options and arguments are read; nothing runs."""
+    import typer
+
+    name, *words = shlex.split(line, comments=True)[1:]
+    command = typer.main.get_command(app).commands[name]
+    _, rest, _ = command.make_parser(command.context_class(command)).parse_args(words)
+    assert rest == []
