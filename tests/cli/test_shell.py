@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import io
+import os
 import re
+import sys
 
 import pytest
 import typer
@@ -122,7 +125,7 @@ def test_a_wrong_option_is_one_sentence(name):
     assert f"`offsite {name} --help` shows how." in line
 
 
-@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"doctor", "demo"}))
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"doctor", "demo", "methods"}))
 def test_a_missing_argument_is_one_sentence(name):
     ran = command(name)
     assert (ran.code, ran.out) == (2, "")
@@ -135,3 +138,35 @@ def test_it_says_its_version():
     ran = command("--version")
     assert ran.code == 0
     assert re.fullmatch(r"offsite \d+\.\d+\.\d+\n", ran.out)
+
+
+def ran(do, args=()):
+    made = typer.Typer()
+    made.command()(do)
+    return shell.run(made, list(args))
+
+
+def test_a_home_folder_after_an_equals_sign_is_expanded(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    seen = []
+
+    def command(output: str = "") -> None:
+        seen.append(output)
+
+    assert ran(command, args=["--output=~/out"]) == 0
+    assert seen == [str(tmp_path / "out")]
+
+
+def test_a_launchers_variables_are_dropped(monkeypatch):
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "ACCELERATE_USE_DEEPSPEED"):
+        monkeypatch.setenv(name, "2")
+    assert ran(lambda: None) == 0
+    assert not {name for name in os.environ if name in shell._LAUNCHERS or name.startswith("ACCELERATE_")}
+
+
+def test_an_ascii_terminal_shows_a_mark_for_what_it_lacks(monkeypatch):
+    kept = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(kept, encoding="ascii"))
+    assert ran(lambda: print("50.0 \u00b1 1.0")) == 0  # noqa: T201
+    sys.stdout.flush()
+    assert kept.getvalue() == b"50.0 ? 1.0\n"

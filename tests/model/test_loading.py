@@ -80,6 +80,30 @@ class TestLoad:
         tokenizer.save_pretrained(tmp_path)
         assert loading.load(str(tmp_path))[0].dtype == torch.bfloat16
 
+    def test_float64_becomes_float32_which_bundles_hold(self, tmp_path, tokenizer):
+        tiny_model("llama").to(torch.float64).save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        assert loading.load(str(tmp_path))[0].dtype == torch.float32
+
+    def test_a_pad_id_beyond_the_vocabulary_is_dropped(self, folder):
+        edit_config(folder, pad_token_id=49152)
+        assert loading.load(str(folder))[0].config.pad_token_id is None
+
+    @pytest.mark.parametrize(
+        "values",
+        [
+            {"attn_implementation": "flash_attention_2"},
+            {"output_attentions": True},
+            {"dtype": "float8_e4m3fn"},
+        ],
+        ids=str,
+    )
+    def test_settings_of_another_machine_do_not_stop_it(self, folder, tokens, values):
+        edit_config(folder, **values)
+        model = loading.load(str(folder))[0].cpu()
+        expected = tiny_model("qwen3")(tokens).logits
+        torch.testing.assert_close(model(tokens).logits, expected, rtol=0, atol=1e-5)
+
     def test_it_says_nothing_and_leaves_the_libraries_as_they_were(self, saved, capfd):
         transformers.logging.set_verbosity_warning()
         transformers.logging.enable_progress_bar()
@@ -197,6 +221,31 @@ class TestRefusals:
         del tensors[gone]
         save_file(tensors, path, metadata={"format": "pt"})
         assert f"1 tensors are missing or of another shape, {gone}" in refusal(folder)
+
+    def test_more_layers_than_the_config_says(self, folder):
+        config = json.loads((folder / "config.json").read_text())
+        kinds = config.get("layer_types", [])[:5]
+        edit_config(folder, num_hidden_layers=5, **({"layer_types": kinds} if kinds else {}))
+        said = refusal(folder)
+        assert "have no place" in said
+        assert "model.layers.5." in said
+
+    def test_biases_that_the_config_denies(self, tmp_path, tokenizer):
+        model = tiny_model("qwen2")
+        model.save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        tensors = load_file(tmp_path / "model.safetensors")
+        tensors["model.layers.0.self_attn.o_proj.bias"] = torch.ones(32)
+        save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        assert "1 tensors have no place" in refusal(tmp_path)
+
+    def test_a_lora_beside_a_model_or_alone(self, folder):
+        (folder / "adapter_config.json").write_text("{}")
+        said = refusal(folder)
+        assert "(config.json)" in said
+        assert "(adapter_config.json)" in said
+        (folder / "config.json").unlink()
+        assert "no model; merge it" in refusal(folder)
 
     def test_tensors_of_another_shape(self, folder):
         edit_config(folder, intermediate_size=48)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import sys
@@ -48,6 +49,7 @@ _WRITTEN = {  # what marks a folder as ours, and what we put beside it, besides 
     ),
 }  # fmt: skip
 _TRACKERS = ("mlflow", "trackio", "wandb")
+_LAUNCHERS = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _LACKS = {  # by the words of libraries that have no error type for it
     "No space is left on the disk of the output; free some, or write elsewhere.": (
         "No space left on device", "PytorchStreamWriter failed", "inline_container.cc",
@@ -61,8 +63,13 @@ _LACKS = {  # by the words of libraries that have no error type for it
 def run(app: typer.Typer, args: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code; whatever goes wrong is one sentence on standard error."""
     _quieten()
+    _ignore_launchers()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # an ASCII terminal shows a mark for what it lacks
+    words = [_expanded(word) for word in (sys.argv[1:] if args is None else args)]
     try:
-        code = app(args=args, standalone_mode=False)
+        code = app(args=words, standalone_mode=False)
     except KeyboardInterrupt:
         code = INTERRUPTED
     except Exception as error:
@@ -241,6 +248,21 @@ def _quieten() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+
+
+def _ignore_launchers() -> None:
+    """Drop what an earlier launcher left in the environment: a command is one process and opens no socket."""
+    for name in list(os.environ):
+        if name in _LAUNCHERS or name.startswith("ACCELERATE_"):
+            del os.environ[name]
+
+
+def _expanded(word: str) -> str:
+    """Expand the home folder in `--option=~/path`, which a shell leaves as it is."""
+    option, equals, value = word.partition("=")
+    if option.startswith("--") and equals and value.startswith("~"):
+        return f"{option}={Path(value).expanduser()}"
+    return word
 
 
 def _say(sentence: str, code: int) -> int:

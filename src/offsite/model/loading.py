@@ -6,7 +6,6 @@ import hashlib
 import importlib.util
 import io
 import logging as levels
-import os
 import re
 import shutil
 import sys
@@ -21,6 +20,7 @@ from offsite import progress
 from offsite.download import wheels
 from offsite.errors import UserError, did_you_mean
 from offsite.files.atomic import staged, write_text
+from offsite.model import fit
 
 if TYPE_CHECKING:
     import zipfile
@@ -131,7 +131,8 @@ def load(word: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     checkpoint is run. What is missing, broken or no causal language model is a UserError.
     """
     where = resolve(word)
-    _refuse_bundle(word, where)
+    fit.refuse_bundle(word, where)
+    fit.refuse_lora(word, Path(where))
     on_hub = not Path(where).is_dir()
     if on_hub:
         sys.stderr.write(f"looking for {word} on the hub (no folder of that name is here)\n")
@@ -142,15 +143,6 @@ def load(word: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     model.to(device())  # type: ignore[arg-type]
     model.eval()  # type: ignore[no-untyped-call]
     return model, tokenizer
-
-
-def _refuse_bundle(word: str, where: str) -> None:
-    # Opened as a plain model, a bundle would pass by all that its receiver checks.
-    if os.path.lexists(Path(where) / "card.json"):
-        raise UserError(
-            f"{word!r} holds a card.json, as bundles do, and is no plain model; `offsite inspect` says what it "
-            "is, and `offsite export` makes a plain model of an emulator."
-        )
 
 
 def _refuse_without_gguf(name: str) -> None:
@@ -194,7 +186,7 @@ def _convert(gguf: Path, folder: Path, name: str) -> None:
             read: Any = AutoModelForCausalLM.from_pretrained(
                 gguf.parent, gguf_file=gguf.name, dtype=torch.float32, output_loading_info=True
             )
-        _refuse_misfit(name, read[1])
+        fit.refuse_misfit(name, read[1])
         advance(1, "")
         plain = _unmarked(read[0])
         plain.save_pretrained(folder)
@@ -237,6 +229,13 @@ def _config(word: str, where: str) -> PreTrainedConfig:
     if "/" in f"{config._attn_implementation}{config._experts_implementation}":  # a kernel from the hub
         raise _of_own_code(word)
     _refuse_other_kinds(word, config)
+    if config._attn_implementation not in (None, "eager", "sdpa"):
+        config._attn_implementation = None  # its package may be missing here: transformers chooses
+    config.output_attentions = config.output_hidden_states = False  # they keep fused attention off
+    vocabulary = getattr(config, "vocab_size", None)
+    padding = getattr(config, "pad_token_id", None)
+    if vocabulary is not None and padding is not None and not 0 <= padding < vocabulary:
+        config.pad_token_id = None  # what is padded is masked, so that any id does
     return config
 
 
@@ -287,7 +286,7 @@ def _weights(word: str, where: str, config: PreTrainedConfig) -> PreTrainedModel
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             where,
             config=config,
-            dtype="auto",
+            dtype=_precision(config),
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
@@ -300,18 +299,16 @@ def _weights(word: str, where: str, config: PreTrainedConfig) -> PreTrainedModel
             f"The weights of {word!r} are cut short or damaged; take a fresh copy of them."
         ) from error
     model: PreTrainedModel = loaded[0]
-    _refuse_misfit(word, loaded[1])
-    return model
+    fit.refuse_misfit(word, loaded[1])
+    fit.refuse_surplus(word, loaded[1])
+    return model if fit.is_usable(model.dtype) else model.float()  # type: ignore[no-untyped-call]
 
 
-def _refuse_misfit(word: str, found: Mapping[str, Any]) -> None:
-    # transformers fills these tensors with random numbers and only warns; tied ones it does not list.
-    wrong = sorted(found["missing_keys"]) + sorted(str(key[0]) for key in found["mismatched_keys"])
-    if wrong:
-        raise UserError(
-            f"The weights of {word!r} do not fit its config.json: {len(wrong)} tensors are missing or of "
-            f"another shape, {wrong[0]} the first; take both from the same model."
-        )
+def _precision(config: PreTrainedConfig) -> Any:
+    """Return what to read the weights as: their type, or float32 where it is not one that we compute in."""
+    import torch
+
+    return "auto" if config.dtype is None or fit.is_usable(config.dtype) else torch.float32
 
 
 def _unreadable(word: str, where: str, what: str, error: OSError) -> Exception:
