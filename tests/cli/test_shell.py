@@ -170,3 +170,10 @@ def test_an_ascii_terminal_shows_a_mark_for_what_it_lacks(monkeypatch):
     assert ran(lambda: print("50.0 \u00b1 1.0")) == 0  # noqa: T201
     sys.stdout.flush()
     assert kept.getvalue() == b"50.0 ? 1.0\n"
+
+
+def test_a_mount_point_is_refused_before_the_work(monkeypatch, tmp_path):
+    monkeypatch.setattr("pathlib.Path.is_mount", lambda path: path == tmp_path / "disk")
+    (tmp_path / "disk").mkdir()
+    with pytest.raises(UserError, match="is a mount point"):
+        shell.output(tmp_path / "disk", force=False)

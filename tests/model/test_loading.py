@@ -201,6 +201,11 @@ class TestRefusals:
         path.write_bytes(content[: int(keep * len(content)) if isinstance(keep, float) else keep])
         assert "cut short or damaged" in refusal(folder)
 
+    def test_weights_that_may_not_be_read(self, folder, monkeypatch):
+        monkeypatch.setattr("os.access", lambda path, mode: "safetensors" not in str(path))
+        assert "model.safetensors in" in (said := refusal(folder))
+        assert "may not be read" in said
+
     def test_a_missing_shard(self, folder):
         (folder / "model.safetensors").unlink()
         tiny_model("qwen3").save_pretrained(folder, max_shard_size="50KB")

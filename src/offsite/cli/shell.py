@@ -105,6 +105,8 @@ def output(path: Path, force: bool, apart_from: Sequence[Path | str] = (), *, fi
     if file and path.is_dir():
         raise UserError(f"{str(path)!r} is a folder where a file is to be written; name a file.")
     check_parent(path) if file else check(path)
+    if path.is_mount():
+        raise UserError(f"{str(path)!r} is a mount point and cannot be replaced; name a folder inside it.")
     for other in apart_from:
         _refuse_overlap(path, other)
     mend(path)

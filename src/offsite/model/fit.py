@@ -39,6 +39,13 @@ def refuse_lora(word: str, folder: Path) -> None:
     )
 
 
+def refuse_unreadable(word: str, folder: Path) -> None:
+    """Refuse files that we have no right to read; transformers takes them for missing."""
+    for file in sorted(folder.glob("*.safetensors")):
+        if file.exists() and not os.access(file, os.R_OK):
+            raise UserError(f"{file.name} in {word!r} may not be read; change its rights or ask its owner.")
+
+
 def refuse_misfit(word: str, found: Mapping[str, Any]) -> None:
     """Refuse weights that are missing or of another shape."""
     # transformers fills these tensors with random numbers and only warns; tied ones it does not list.

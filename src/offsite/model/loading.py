@@ -133,6 +133,7 @@ def load(word: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     where = resolve(word)
     fit.refuse_bundle(word, where)
     fit.refuse_lora(word, Path(where))
+    fit.refuse_unreadable(word, Path(where))
     on_hub = not Path(where).is_dir()
     if on_hub:
         sys.stderr.write(f"looking for {word} on the hub (no folder of that name is here)\n")
