@@ -1,7 +1,7 @@
-"""Runs cases: a warm process that has imported everything forks for each, and meters what the fork does.
+"""Runs cases: a warm process that has imported everything forks, once for a batch of cases.
 
-The fork mutates the bundle, signs it if its sender would, and then runs one command as its receiver. Judged are
-the exit code, the messages, files opened and written, programs started, processor time, memory, and leftovers.
+The fork meters and judges each. A case that is wrong, or that its batch did not reach, runs again in a fork
+alone, then with each of its mutations alone; what is found there counts.
 """
 
 from __future__ import annotations
@@ -11,191 +11,24 @@ import gc
 import importlib
 import json
 import os
-import resource
+import select
 import shutil
 import signal
-import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import torch
-import typer
 
-from offsite.bundles import signing
-from offsite.bundles.adapter import Adapter, adapter_tensors
-from offsite.bundles.emulator import Emulator
-from offsite.cli import app, shell
-from tests.hostile.corpus import CANARY
+from tests.hostile.fuzz.case import COMMANDS, collect, limit, perform, plan, prepare
 from tests.hostile.fuzz.judge import PATIENCE, complaints
-from tests.hostile.fuzz.mutations import SIGNATURE, mutate
 from tests.hostile.fuzz.samples import EMULATORS
-from tests.hostile.fuzz.values import flipped
-from tests.hostile.runner import _EVIL, memory, tree, undue
-from tests.hostile.runner import theirs as readable
+from tests.hostile.fuzz.values import config_keys
 
-COMMANDS = {  # and how often, in twenties: most cases end before the bundle is open, whatever the command
-    "emulator": {"inspect": 5, "laws": 5, "tune": 4, "evaluate": 2, "export": 2, "verify": 1, "report": 1},
-    "adapter": {"inspect": 6, "plug": 8, "verify": 3, "laws": 3},
-}
-SENDERS = ("nobody", "nobody", "nobody", "attacker", "owner")  # the owner signs before the mutation
-ROOM = 3 << 30  # bytes that a fork may map beyond what it has, to spare the machine
-WRITES = ("os.mkdir", "os.rename", "os.remove", "os.link", "os.symlink")  # allowed where the outputs go
-events: list[str] = []
-
-
-def plan(seed: int, samples: list[str]) -> dict[str, Any]:
-    """What the case of this number is, but for its mutations."""
-    dice = Random(seed)
-    sample = dice.choice(samples)
-    kind = "emulator" if sample in EMULATORS else "adapter"
-    weights = COMMANDS[kind]
-    command = dice.choices(list(weights), list(weights.values()))[0]
-    data = dice.choice(["prompts", "chats", "chats", "texts"])
-    return {"seed": seed, "sample": sample, "command": command, "sender": dice.choice(SENDERS), "data": data}
-
-
-def words(case: dict[str, Any], world: Path) -> list[str]:
-    """The command line of the receiver."""
-    command, family = case["command"], case["sample"].partition("-")[0]
-    key = world / ("owner.pub" if case["sender"] == "owner" else "attacker.pub")
-    trusted = [] if case["sender"] == "nobody" else ["--trusted-key", str(key)]
-    questions = ["--tasks", str(world / "questions.jsonl"), "--limit", "2", "-o", "out.json"]
-    return {
-        "inspect": ["inspect", "bundle", *(["--json"] if case["seed"] % 2 else [])],
-        "tune": ["tune", "bundle", "--data", str(world / f"{case['data']}.jsonl"), "-o", "out", "--steps", "2",
-                 "--batch-size", "2", "--max-length", "48", *trusted],
-        "plug": ["plug", str(world / "models" / family), "bundle", "-o", "out", *trusted],
-        "evaluate": ["evaluate", "bundle", *questions],
-        "export": ["export", "bundle", "-o", "out"],
-        "verify": ["verify", "bundle", "--key", str(key)],
-        "report": ["report", "bundle", "-o", "out.html"],
-    }[command]  # fmt: skip
-
-
-def laws() -> int:
-    """Open the bundle through the library; what trains shares memory with nothing else."""
-    if not Path("bundle/config.json").exists():
-        Adapter.load("bundle")
-        return 0
-    emulator = Emulator.load("bundle")
-    trained = adapter_tensors(emulator.model, emulator.split)
-    inside = {id(tensor) for tensor in trained.values()}
-    at = {tensor.untyped_storage().data_ptr() for tensor in trained.values() if tensor.numel()}
-    assert len(at) == sum(tensor.numel() > 0 for tensor in trained.values()), "two adapter tensors share memory"
-    for name, tensor in emulator.model.state_dict(keep_vars=True).items():
-        shared = id(tensor) not in inside and tensor.numel() and tensor.untyped_storage().data_ptr() in at
-        assert not shared, f"an adapter tensor shares memory with {name}"
-    return 0
-
-
-class _Built:
-    """The command line, put together once: that takes longer than most cases."""
-
-    registered_commands = app.registered_commands
-    command = staticmethod(typer.main.get_command(app))
-
-    def __call__(self, **how: Any) -> Any:
-        return self.command(**how)
-
-
-def receive(case: dict[str, Any], world: Path) -> int:
-    """Be the receiver; the exit code."""
-    if case["command"] != "laws":
-        return shell.run(_Built(), words(case, world))
-    try:
-        return laws()
-    except Exception as error:
-        return shell._say(*shell._explained(app, error))
-
-
-def _child(case: dict[str, Any], world: Path, home: Path) -> None:
-    """Mutate, sign, receive and write down what it took; never returns."""
-    code, outcome = 70, {}
-    try:
-        os.chdir(home)
-        for stream in (1, 2):
-            os.dup2(os.open(f"stream{stream}", os.O_CREAT | os.O_WRONLY | os.O_TRUNC), stream)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        outcome |= _send(case, world)
-        outcome["before"] = _files()
-        most = memory("VmSize") * 1024 + ROOM
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        readable[:] = [f"{os.path.realpath(each)}/" for each in (world, home)]
-        sys.addaudithook(spy)
-        modules = set(sys.modules)
-        Path("outcome.json").write_text(json.dumps(outcome))  # for a fork that does not come to its end
-        Path("/proc/self/clear_refs").write_text("5")
-        before, start = memory("VmRSS"), _processor()
-        events.clear()
-        code = receive(case, world)
-        sys.stdout.flush()
-        outcome["events"] = list(events)[:5]
-        outcome |= {"seconds": _processor() - start, "mb": (memory("VmHWM") - before) / 1024}
-        outcome["modules"] = sorted(set(sys.modules) - modules)
-        Path("outcome.json").write_text(json.dumps(outcome))
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
-
-
-def _send(case: dict[str, Any], world: Path) -> dict[str, Any]:
-    """Make the bundle as its sender does; return the mutations, and whether they changed any bytes."""
-    dice, folder, honest = Random(f"{case['seed']} mutations"), Path("bundle"), case.get("honest", False)
-    if case["sender"] == "owner":
-        signing.sign(folder, world / "owner.key")
-    signed = _contents(folder)
-    names = [] if honest else mutate(dice, folder, case.get("which"))
-    if case["sender"] == "attacker":
-        with contextlib.suppress(Exception):  # of what is no bundle any more
-            signing.sign(folder, world / "attacker.key")
-            if dice.random() < 0.2 and not honest:
-                (folder / SIGNATURE).write_bytes(flipped(dice, (folder / SIGNATURE).read_bytes()))
-    return {"mutations": names, "differs": _contents(folder) != signed}
-
-
-def _contents(folder: Path) -> dict[str, Any]:
-    """The bytes of every file but the signature; None for what is no plain file."""
-    plain = {path: path.is_file() and path.stat().st_size < 10**8 for path in folder.iterdir()}
-    return {path.name: path.read_bytes() if plain[path] else None for path in plain if path.name != SIGNATURE}
-
-
-def _files() -> dict[str, object]:
-    return {name: list(stat) for name, stat in tree(Path("bundle")).items()}
-
-
-def _processor() -> float:
-    """Seconds of processor time of this process and of those that it started and waited for."""
-    both = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
-    return sum(used.ru_utime + used.ru_stime for used in both)
-
-
-def spy(event: str, arguments: tuple[Any, ...]) -> None:
-    """The audit hook: writing outside of the outputs, reading elsewhere, starting, connecting, unpickling."""
-    if event == "open":
-        path, _, flags = arguments
-        if not isinstance(path, int) and (how := undue(os.path.realpath(os.fsdecode(path)), flags)):
-            if how == "writing" and _is_output(path):
-                return
-            events.append(f"open for {how}: {os.fsdecode(path)}")
-    elif event in ("subprocess.Popen", "os.posix_spawn", "os.exec"):
-        if os.path.realpath(os.fsdecode(arguments[0])) != os.path.realpath(sys.executable):
-            events.append(f"{event} {str(arguments)[:100]}")
-    elif event in _EVIL and not (event in WRITES and _is_output(arguments[0])):
-        events.append(f"{event} {str(arguments)[:100]}")
-
-
-def _is_output(path: Any) -> bool:
-    """Whether a command may write to a path: its output, or a temporary file for it."""
-    name = os.fsdecode(path) if isinstance(path, (str, bytes, os.PathLike)) else "/"
-    here = os.path.realpath(os.getcwd())  # noqa: PTH109 - pathlib's is slower
-    whole = os.path.realpath(name)
-    return whole.startswith((f"{here}/", "/tmp/", "/dev/shm/")) and not whole.startswith(f"{here}/bundle/")
+BATCH = 24
+REPORTED = ("seed", "code", "seconds", "mb", "command", "mutations", "modules")
 
 
 class Worker:
@@ -218,64 +51,89 @@ class Worker:
                     assert outcome["code"] == 0, outcome
                     assert not wrong, (wrong, outcome)
                     self.usual[command] = max(self.usual.get(command, 0.0) if again else 0.0, outcome["mb"])
-                    for name in outcome["modules"]:
-                        with contextlib.suppress(Exception):  # of names that only stand for modules
-                            importlib.import_module(name)
+                    self.imported(outcome["modules"])
+        config_keys()
         gc.collect()
         gc.freeze()
 
+    def imported(self, modules: list[str]) -> None:
+        """Import what a fork had to, so that no later one does."""
+        for name in modules:
+            with contextlib.suppress(Exception):  # of names that only stand for modules
+                importlib.import_module(name)
+
     def run(self, case: dict[str, Any]) -> dict[str, Any]:
-        """What came of a case."""
-        shutil.rmtree(self.home, ignore_errors=True)
-        self.home.mkdir(parents=True)
-        shutil.copytree(self.world / "bundles" / case["sample"], self.home / "bundle")
+        """What comes of a case in a fork of its own."""
+        prepare(case, self.world, self.home)
         start = time.monotonic()
         pid = os.fork()
         if not pid:
-            os.setpgid(0, 0)
-            _child(case, self.world, self.home)
-        status = _waited(pid, start + PATIENCE)
-        outcome = {
-            "events": [],
-            "modules": [],
-            "mb": 0.0,
-            "seconds": 0.0,
-            "before": None,
-            "mutations": [],
-            "differs": False,
-        }
-        with contextlib.suppress(OSError, ValueError):
-            outcome |= json.loads((self.home / "outcome.json").read_text())
-        outcome |= case | {"code": os.waitstatus_to_exitcode(status), "clock": time.monotonic() - start}
-        for number, name in ((1, "out"), (2, "err")):
-            stream = self.home / f"stream{number}"
-            outcome[name] = stream.read_text(errors="replace")[-20_000:] if stream.exists() else ""
-        outcome["left"] = sorted(
-            each.name for each in self.home.iterdir() if "out" in each.name.split("-")[0].split(".")
-        )
-        os.chdir(self.home)
-        outcome["changed"] = outcome.pop("before") != json.loads(json.dumps(_files()))
-        outcome["canary"] = any(self.home.rglob(CANARY))
+            self._alone(case)
+        code = _waited(pid, start + PATIENCE)
+        outcome = collect(case, self.home, code, start)
         os.chdir(self.world)
         return outcome
 
     def judged(self, case: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-        """What came of a case, and what is wrong with that."""
+        """What comes of a case, and what is wrong with that."""
         outcome = self.run(case)
         return outcome, list(complaints(outcome, self.usual.get(case["command"], 0.0)))
 
+    def batch(self, cases: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """What comes of those cases, in one fork, in which nothing is wrong; the others are left out."""
+        out, into = os.pipe()
+        pid = os.fork()
+        if not pid:
+            os.close(out)
+            self._together(cases, into)
+        os.close(into)
+        with os.fdopen(out, "rb", buffering=0) as stream:
+            text = b""
+            while select.select([stream], [], [], PATIENCE)[0] and (more := stream.read(1 << 16)):
+                *lines, text = (text + more).split(b"\n")
+                yield from map(json.loads, lines)
+        _waited(pid, 0.0)
+
+    def _alone(self, case: dict[str, Any]) -> None:
+        """Be the fork of one case; never returns."""
+        code = 70
+        try:
+            os.setpgid(0, 0)
+            limit(self.world, self.home)
+            code = perform(case, self.world, self.home)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+
+    def _together(self, cases: list[dict[str, Any]], into: int) -> None:
+        """Be the fork of a batch; never returns."""
+        try:
+            os.setpgid(0, 0)
+            limit(self.world, self.home)
+            for case in cases:
+                prepare(case, self.world, self.home)
+                start = time.monotonic()
+                outcome = collect(case, self.home, perform(case, self.world, self.home), start)
+                if not any(complaints(outcome, self.usual.get(case["command"], 0.0))):
+                    about = {key: outcome[key] for key in REPORTED}
+                    os.write(into, json.dumps(about).encode() + b"\n")
+        finally:
+            os._exit(0)
+
 
 def _waited(pid: int, deadline: float) -> int:
+    """The exit code of a fork, which is killed at the deadline."""
     pause = 0.001
     while time.monotonic() < deadline:
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
-            return status
+            return os.waitstatus_to_exitcode(status)
         time.sleep(pause)
         pause = min(pause * 1.5, 0.02)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
-    return os.waitpid(pid, 0)[1]
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def work(scratch: Path, number: int, options: Any, results: Any) -> None:
@@ -295,16 +153,28 @@ def serve(
     worker.warm()
     report({"usual": worker.usual})
     start = time.monotonic()
-    for number in range(cases):
+    for number in range(0, cases, BATCH):
         if time.monotonic() - start > seconds:
             break
-        case = plan(first + number * stride, worker.samples)
-        outcome, wrong = worker.judged(case)
-        if wrong:
-            outcome, wrong = _smaller(worker, case, outcome, wrong)
-            _keep(worker.home, world.parent / "found", outcome, wrong)
-        about = ("seed", "code", "seconds", "mb", "command", "mutations")
-        report({key: outcome[key] for key in about} | {"wrong": wrong})
+        numbers = range(number, min(number + BATCH, cases))
+        batch = {seed: plan(seed, worker.samples) for seed in (first + each * stride for each in numbers)}
+        modules: set[str] = set()
+        for outcome in worker.batch(list(batch.values())):
+            del batch[outcome["seed"]]
+            modules.update(outcome["modules"])
+            report(outcome | {"wrong": []})
+        worker.imported(sorted(name for name in modules if name.startswith("transformers.models.")))
+        for case in batch.values():
+            report(_again(worker, case, world.parent / "found"))
+
+
+def _again(worker: Worker, case: dict[str, Any], found: Path) -> dict[str, Any]:
+    """What comes of a case alone; it is kept if that is wrong."""
+    outcome, wrong = worker.judged(case)
+    if wrong:
+        outcome, wrong = _smaller(worker, case, outcome, wrong)
+        _keep(worker.home, found, outcome, wrong)
+    return {key: outcome[key] for key in REPORTED} | {"wrong": wrong}
 
 
 def _smaller(
