@@ -60,7 +60,7 @@ def value(dice: Random, near: Any = None) -> Any:
 def deep(dice: Random) -> Any:
     """Lists or objects within each other."""
     data: Any = 1
-    for _ in range(dice.choice([3, 30, 500])):
+    for _ in range(dice.choice([3, 30, 100])):
         data = [data] if dice.random() < 0.5 else {"a": data}
     return data
 

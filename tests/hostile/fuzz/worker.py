@@ -196,7 +196,7 @@ def _keep(home: Path, found: Path, outcome: dict[str, Any], wrong: list[str]) ->
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     for path in home.rglob("*"):
-        if path.is_file() and not path.is_symlink() and path.lstat().st_blocks * 512 < 10**7:
+        if path.is_file() and not path.is_symlink() and path.lstat().st_size < 10**7:
             (place / path.relative_to(home)).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, place / path.relative_to(home))
     (place / "case.json").write_text(json.dumps(outcome | {"wrong": wrong}, indent=1))
