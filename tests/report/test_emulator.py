@@ -17,7 +17,7 @@ from offsite.owner.blueprint import Place, everything
 from offsite.owner.build import build, keep_of
 from offsite.owner.receipt import write_receipt
 from offsite.report.emulator import emulator
-from offsite.report.stack import PlaceSaid, floors, told
+from offsite.report.stack import PlaceRecord, floors, in_words
 from tests.families import tiny_model
 from tests.report.pages import blueprint_receipt
 
@@ -94,7 +94,7 @@ KINDS = {
 
 def test_the_stack_is_the_blueprints(made):
     name, folder, receipt, _ = made
-    stack = floors([PlaceSaid(**place) for place in receipt["blueprint"]], SPLIT, sent(folder), 4)
+    stack = floors([PlaceRecord(**place) for place in receipt["blueprint"]], SPLIT, sent(folder), 4)
     assert [floor.layer for floor in stack] == list(range(8))
     assert [floor.kind for floor in stack] == ["adapter"] * 2 + KINDS[name] + ["adapter"] * 2
     if name == "thinned":
@@ -120,8 +120,8 @@ def test_a_receipt_makes_the_page_private(made):
 
 
 def test_told_counts_every_layer():
-    places = [PlaceSaid(layer=2), PlaceSaid(layer=3, harmonizer=2), PlaceSaid(layer=5, channels=[1])]
-    assert told(floors(places, SPLIT, None)) == (
+    places = [PlaceRecord(layer=2), PlaceRecord(layer=3, harmonizer=2), PlaceRecord(layer=5, channels=[1])]
+    assert in_words(floors(places, SPLIT, None)) == (
         "Of the middle’s 4 layers, 1 stand whole, 1 are thinned, 1 are harmonizers and 1 are not there at all."
     )
 

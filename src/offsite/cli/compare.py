@@ -88,9 +88,9 @@ def command(
     json: Json = False,
 ) -> None:
     """Run the five rows, write results.json and report.html, and a recipe's tables."""
-    own = {"tasks": task_names, "train": train, "limit": limit, "steps": steps, "lr": lr, "seed": seed}
-    own |= {"lora-rank": lora_rank, "batch-size": batch_size}
-    given = {name: value for name, value in own.items() if value is not None}
+    options = {"tasks": task_names, "train": train, "limit": limit, "steps": steps, "lr": lr, "seed": seed}
+    options |= {"lora-rank": lora_rank, "batch-size": batch_size}
+    given = {name: value for name, value in options.items() if value is not None}
     if emulator is None:
         recipe = _recipe(first, over or [], given)
         if dry_run:
@@ -98,7 +98,7 @@ def command(
             return
         read = [first, recipe.model, *recipe.tasks, recipe.train or recipe.text, recipe.text]
         output(out, force, [*read, *([cache] if cache else [])])
-        with stages(cache, beside(out, ".stages"), _worth) as work:
+        with stages(cache, beside(out, ".stages"), _resumable) as work:
             _study(recipe, out, work, json)
         return
     if Path(first).suffix.lower() in (".yaml", ".yml"):
@@ -117,7 +117,7 @@ def command(
         name.replace("-", "_"): given[name] for name in ("steps", "lr", "seed", "batch-size") if name in given
     }
     config = TuneConfig(**chosen, lora_rank=lora_rank)  # type: ignore[arg-type]
-    with stages(cache, beside(out, ".stages"), _worth) as work:
+    with stages(cache, beside(out, ".stages"), _resumable) as work:
         _pair(first, emulator, Experiment.of(words(task_names), data, config, limit), data, out, work, json)
 
 
@@ -174,7 +174,7 @@ def _plan(recipe: Recipe, work: Path, json: bool) -> None:
             size = f"{found.memory / 1e9:.1f} GB"
             console().print(f"About {time}{size} of memory; nothing was written.")
 
-    emit(found.told(), json, show)
+    emit(found.as_json(), json, show)
 
 
 def _study(recipe: Recipe, out: Path, work: Path, json: bool) -> None:
@@ -207,9 +207,9 @@ def _say(line: str) -> None:
     sys.stderr.write(line + "\n")
 
 
-def _worth(work: Path) -> bool:
+def _resumable(work: Path) -> bool:
     """Whether there is something that the same command goes on from."""
     from offsite.training.checkpoint import has_checkpoint
 
-    learnt = (*work.glob("*.json"), *work.glob("profil*/*/*.safetensors"), *work.glob("profiles/*/*/*.json"))
-    return bool(learnt) or any(map(has_checkpoint, work.glob("*-checkpoints")))
+    parts = (*work.glob("*.json"), *work.glob("profil*/*/*.safetensors"), *work.glob("profiles/*/*/*.json"))
+    return bool(parts) or any(map(has_checkpoint, work.glob("*-checkpoints")))

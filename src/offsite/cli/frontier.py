@@ -124,12 +124,12 @@ def command(
     experiment = Experiment.of(named, data, config, limit)
     whole, tokenizer = loading.load(model)
     tokens = _tokens(whole, tokenizer, text, length, blocks)
-    with stages(cache, beside(out, ".frontier"), _worth) as work:
+    with stages(cache, beside(out, ".frontier"), _resumable) as work:
         given = dict(zip(profiles or [], loaded, strict=True))
         serve = _Profiles(given, whole, tokenizer, text, profile_blocks, profile_length, work)
         candidates = [serve.candidate(grid, point) for point in settings]
         found = explore(whole, tokenizer, candidates, tokens, experiment, work=work, most=most, wish=wish)
-        results = {"kind": "frontier", **about, **found.told(), **record(seed), "command": None}
+        results = {"kind": "frontier", **about, **found.as_json(), **record(seed), "command": None}
         notes = Bench(whole, tokenizer, candidates[0].split, Cache(work)).notes(experiment)
         results["notes"] = [*notes, *found.failed]
         _write(results, found, serve, grid, out)
@@ -243,12 +243,12 @@ class _Profiles:
         """The words of the `offsite compress` that makes the emulator of a candidate."""
         from offsite.experiments.frontier.grid import knobs
 
-        used = [profile for _, profile in candidate.stages]
+        used = [profile for _, profile in candidate.links]
         folders = [folder for folder, profile in self.given.items() if any(profile is each for each in used)]
         call = ["offsite", "compress", model, "-o", str(out), "--method", candidate.method]
         call += [word for folder in folders for word in ("--profile", str(folder))]
         given = set(map(id, self.given.values()))
-        anew = [method for method, profile in candidate.stages if id(profile) not in given]
+        anew = [method for method, profile in candidate.links if id(profile) not in given]
         before = {knob: value for method in anew for knob, value in _unusual(grid, method, seed).items()}
         for knob in (*_set(before), *grid.fixed, *_set(knobs(candidate.settings))):
             call += ["--set", knob]
@@ -294,7 +294,7 @@ def _set(knobs: Mapping[str, object]) -> list[str]:
     return [f"{name}={value}" for name, value in knobs.items()]
 
 
-def _worth(work: Path) -> bool:
+def _resumable(work: Path) -> bool:
     """Whether there is something that the same command goes on from."""
     from offsite.training.checkpoint import has_checkpoint
 

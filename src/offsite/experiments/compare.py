@@ -1,4 +1,4 @@
-"""The experiment of the field: five rows for an emulator, each stage made once, whoever asks."""
+"""The experiment of the field: five rows for an emulator, each stage made once."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from offsite.provenance import versions
 from offsite.results.schema import ROWS
 from offsite.scoring import evaluate
 
-Row = dict[str, dict[str, Any]]
-"""Scores of one row by task, as `evaluate.Score` has them."""
+TaskScores = dict[str, dict[str, Any]]
+"""Scores of one row by task: the fields of `Score`, as JSON."""
 _NO_MATTER = {
     "_name_or_path",
     "architectures",
@@ -38,7 +38,7 @@ _NO_MATTER = {
     "transformers_version",
 }  # of a config, to what it computes
 Key = Mapping[str, Any]
-"""All that a value hangs on, as JSON; its `stage` says what the value is."""
+"""What decides a value, as JSON; its `stage` names the kind of value."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Experiment:
 
 
 class Cache:
-    """Finished stages in a folder, found again by all that they hang on, whoever asks."""
+    """Finished stages in a folder, found again by what decides them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -73,10 +73,10 @@ class Cache:
         if not file.is_file():
             start = time.monotonic()
             value = make()
-            told = {"key": key, "value": value, "seconds": time.monotonic() - start}
-            write_text(file, json.dumps(told))
-        told = json.loads(file.read_text(encoding="utf-8"))
-        return told["value"], told["seconds"]
+            stored = {"key": key, "value": value, "seconds": time.monotonic() - start}
+            write_text(file, json.dumps(stored))
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        return stored["value"], stored["seconds"]
 
     def has(self, key: Key) -> bool:
         """Whether `once` would find the value there."""
@@ -108,12 +108,12 @@ class Bench:
             "zero_shot": full.row("zero_shot", lambda: full.score(self.model)),
             "fine_tuned": full.row("fine_tuned", lambda: full.score(full.tuned())),
         }
-        return full.told(rows)
+        return full.results(rows)
 
     def trial(self, name: Key, make: Callable[[], Emulator], experiment: Experiment) -> dict[str, Any]:
         """The other three `rows`, `curve`, `seconds` by stage, and the `stored` share of the middle.
 
-        `name` says all that the emulator hangs on besides the model (method, knobs, keep, text ...); `make`
+        `name` holds what decides the emulator besides the model (method, knobs, keep, text ...); `make`
         only runs, and once, where a stage lacks. What it makes may end up tuned.
         """
         assert name, "an emulator has a name"
@@ -125,17 +125,17 @@ class Bench:
             "emulator_tuned": here.row("emulator_tuned", lambda: here.score(here.tuned())),
             "plugged_in": here.row("plugged_in", here.plugged_in),
         }
-        return here.told(rows) | {"stored": stored}
+        return here.results(rows) | {"stored": stored}
 
-    def zero_shot(self, name: Key, make: Callable[[], Emulator], experiment: Experiment) -> Row:
+    def zero_shot(self, name: Key, make: Callable[[], Emulator], experiment: Experiment) -> TaskScores:
         """The first of the rows of `trial` by itself, which needs no tuning."""
         return _Stages(self, name, make, experiment).zero_shot()
 
     def notes(self, experiment: Experiment) -> list[str]:
-        """What is to be said beside any rows of the `experiment`, in sentences."""
+        """Sentences that belong beside any rows of the `experiment`."""
         with autocast(self.model) as precision:
-            said = [task.note for task in experiment.tasks if task.note]
-        return [*said, *_known(experiment), f"Scored in {precision}."]
+            sentences = [task.note for task in experiment.tasks if task.note]
+        return [*sentences, *_known(experiment), f"Scored in {precision}."]
 
     def lacks(self, name: Key | None, experiment: Experiment) -> list[str]:
         """The rows that `trial` of this `name` (`ends`, for None) would have to make."""
@@ -205,10 +205,10 @@ class _Stages:
         self.seconds[key["stage"]] = round(seconds, 1)
         return value
 
-    def row(self, stage: str, make: Callable[[], Row]) -> Row:
+    def row(self, stage: str, make: Callable[[], TaskScores]) -> TaskScores:
         if stage in _TRAINED and not self.bench.cache.has(self.key(stage)):
             _ = self._adapter  # a stage of its own, which is not to be in the time of this one
-        row: Row = self.once(self.key(stage), make)
+        row: TaskScores = self.once(self.key(stage), make)
         return row
 
     def key(self, stage: str) -> dict[str, Any]:
@@ -216,13 +216,13 @@ class _Stages:
         asked = {"asked": _asked(self.experiment)} | (self._training if stage in _TRAINED else {})
         return {"stage": stage, **self.about, **asked}
 
-    def score(self, model: PreTrainedModel) -> Row:
+    def score(self, model: PreTrainedModel) -> TaskScores:
         asked = self.experiment
         with autocast(model):
             scores = evaluate(model, self.bench.tokenizer, asked.tasks, limit=asked.limit)
         return {task: asdict(score) for task, score in scores.items()}
 
-    def zero_shot(self) -> Row:
+    def zero_shot(self) -> TaskScores:
         return self.row("emulator_zero_shot", lambda: self.score(self.emulator().model))
 
     def tuned(self) -> PreTrainedModel:
@@ -232,14 +232,14 @@ class _Stages:
             swap(self.emulator().model, adapter)
         return self.emulator().model
 
-    def plugged_in(self) -> Row:
+    def plugged_in(self) -> TaskScores:
         displaced = plug(self.bench.model, self._adapter[0])
         try:
             return self.score(self.bench.model)
         finally:
             plug(self.bench.model, displaced)
 
-    def told(self, rows: Mapping[str, Row]) -> dict[str, Any]:
+    def results(self, rows: Mapping[str, TaskScores]) -> dict[str, Any]:
         """The results, beyond which the adapter, of some size, is not kept."""
         if not self.bench.cache.has(self._curve):  # another experiment, interrupted, forgot it
             self._tune()
@@ -291,7 +291,7 @@ class _Stages:
 
     @functools.cached_property
     def _training(self) -> dict[str, Any]:
-        """What a tuned adapter hangs on besides the emulator."""
+        """What decides a tuned adapter besides the emulator."""
         config = {name: value for name, value in asdict(self.experiment.config).items() if name != "report_to"}
         read = [(example.pieces, example.closed) for example in self.experiment.train]
         return {"train": _digest(read), "config": config}
@@ -306,15 +306,15 @@ def _asked(experiment: Experiment) -> str:
 def _known(experiment: Experiment) -> list[str]:
     """A sentence for each task of which questions are tuned on too."""
     tuned = {example.text for example in experiment.train}
-    said = []
+    sentences = []
     for task in (task.first(experiment.limit) for task in experiment.tasks):
         same = sum(question.example().text in tuned for question in task.questions)
         if same:
-            said.append(
+            sentences.append(
                 f"Of the {len(task.questions)} questions of {task.name} {same} {'is' if same == 1 else 'are'} "
-                "tuned on as well, so scores tell what was learnt by heart too; name other data to train on."
+                "tuned on as well, so the scores include memorised answers; name other data to train on."
             )
-    return said
+    return sentences
 
 
 def _how(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -12,7 +12,7 @@ from offsite.bundles.contents import Sent, sent
 from offsite.model.split import Split
 from offsite.report.figures import Figure, drawn, layout_of
 from offsite.report.part import Chapter, Loose, PageTable, Part, Shown, millions, read, record_block
-from offsite.report.stack import PlaceSaid, drawing, floors, told
+from offsite.report.stack import PlaceRecord, drawing, floors, in_words
 from offsite.results.measures import ACCURACY
 from offsite.results.schema import Results, RowKey
 
@@ -38,7 +38,7 @@ class Receipt(Loose):
     method: str
     split: _Ends
     keep: _Keep
-    blueprint: Annotated[list[PlaceSaid], Field(min_length=1)]
+    blueprint: Annotated[list[PlaceRecord], Field(min_length=1)]
     record: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -93,8 +93,8 @@ def _headline(bundle: Sent | None, kept: Receipt | None) -> str:
     whole = _whole(bundle, kept)
     if whole is None:
         return f"The emulator brings {millions(bundle.unchanged)} parameters in full size."
-    said = [f"{count / whole:.0%} {fate}" for fate, count in _fates(bundle, whole).items()]
-    return f"Of the model’s parameters the emulator brings {said[0]}, {said[1]}, and {said[2]}."
+    parts = [f"{count / whole:.0%} {fate}" for fate, count in _fates(bundle, whole).items()]
+    return f"Of the model’s parameters the emulator brings {parts[0]}, {parts[1]}, and {parts[2]}."
 
 
 def _facts(bundle: Sent | None, kept: Receipt | None) -> dict[str, str]:
@@ -177,10 +177,10 @@ def _stack(bundle: Sent | None, kept: Receipt) -> list[Chapter]:
     figure = Shown(
         "The stack, bottom to top",
         drawing(stack),
-        "What stands in each place; " + told(stack),
+        "What stands in each place; " + in_words(stack),
         "shares of rank, of channels",
     )
-    return [Chapter("The blueprint", text=[told(stack)], notes=notes, figures=[figure])]
+    return [Chapter("The blueprint", text=[in_words(stack)], notes=notes, figures=[figure])]
 
 
 _BARS = (

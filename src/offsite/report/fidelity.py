@@ -37,14 +37,14 @@ class Fidelity(Loose):
 
 
 def fidelity(data: Mapping[str, Any]) -> Part:
-    """The part about points of fidelity, or about what `offsite inspect --against ... --json` told of one.
+    """The part about points of fidelity, or about what `offsite inspect --against ... --json` printed of one.
 
     Raises a UserError where it has another shape.
     """
-    told = data.get("fidelity")
-    if isinstance(told, Mapping):
-        about = {name: told.get(name) for name in ("model", "text", "blocks", "length") if name in told}
-        data = {"points": [{"method": data.get("method", "emulator"), **told}], "about": about}
+    one = data.get("fidelity")
+    if isinstance(one, Mapping):
+        about = {name: one.get(name) for name in ("model", "text", "blocks", "length") if name in one}
+        data = {"points": [{"method": data.get("method", "emulator"), **one}], "about": about}
     found = read(Fidelity, data, "These points of fidelity", "`offsite inspect --against`")
     points = [point.model_dump() for point in found.points]
     rows = [
@@ -84,18 +84,18 @@ def _panel(points: Sequence[Mapping[str, Any]], name: str, *, lines: bool) -> Fi
     methods = list(dict.fromkeys(str(point["method"]) for point in known))
     traces = []
     for place, method in enumerate(methods):
-        own = sorted((p for p in known if str(p["method"]) == method), key=lambda p: float(p["keep"]))
+        line = sorted((p for p in known if str(p["method"]) == method), key=lambda p: float(p["keep"]))
         colour = PALETTE[place % len(PALETTE)]
         traces.append(
             {
                 "type": "scatter",
-                "mode": "lines+markers" if lines and len(own) > 1 else "markers",
+                "mode": "lines+markers" if lines and len(line) > 1 else "markers",
                 "name": escaped(method, 30),
-                "x": [point["keep"] for point in own],
-                "y": [point[name] for point in own],
+                "x": [point["keep"] for point in line],
+                "y": [point[name] for point in line],
                 "line": {"color": colour, "width": 2},
                 "marker": {"color": colour, "size": 8},
-                "hovertext": [escaped(method)] * len(own),
+                "hovertext": [escaped(method)] * len(line),
                 "hovertemplate": "%{hovertext}, keep %{x:.2f}: %{y:.3f}<extra></extra>",
             }
         )

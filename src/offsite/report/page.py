@@ -35,7 +35,7 @@ def render(parts: Sequence[Part], title: str = "", lead: str = "") -> str:
     level = 1 if len(parts) == 1 else 2
     bodies = [
         Markup(  # the template escapes what goes into it
-            template.render(story=part, rows=ROWS, level=level, anchor=f"part-{place}")
+            template.render(part=part, rows=ROWS, level=level, anchor=f"part-{place}")
         )
         for place, part in enumerate(parts)
     ]

@@ -122,11 +122,11 @@ def command_block(call: str | Sequence[str] | None, facts: Mapping[str, object])
 
 def record_block(record: Mapping[str, Any], facts: Mapping[str, object] | None = None) -> str:
     """The same from what `offsite.provenance.record` wrote, with `facts` before the versions."""
-    said = {name: record.get(name) for name in ("seed", "date", "machine")}
+    about = {name: record.get(name) for name in ("seed", "date", "machine")}
     versions = record.get("versions")
     known = versions if isinstance(versions, Mapping) else {}
     call = record.get("call")
-    return command_block(call if isinstance(call, str) else None, {**(facts or {}), **said, **known})
+    return command_block(call if isinstance(call, str) else None, {**(facts or {}), **about, **known})
 
 
 def one_line(text: str) -> str:

@@ -1,4 +1,4 @@
-"""One profile: what a method learnt about a model; where it trained, how that went."""
+"""One profile: what a method found out about a model, and its training if it has one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def profile(name: str, folder: Path) -> Part:
     return Part(
         title=f"Profile: {name}",
         overline=f"Offsite tuning, a profile · {name}",
-        headline=f"What {found.method or 'the method'} learnt about the model, in {size / 1e6:,.1f} MB.",
+        headline=f"What {found.method or 'the method'} found out about the model, in {size / 1e6:,.1f} MB.",
         lead="It serves every keep; there was no training, so there is no curve to draw.",
         facts=facts,
         private=PRIVATE if size else None,

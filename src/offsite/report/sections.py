@@ -1,4 +1,4 @@
-"""What a folder holds that a page can tell of, and that page."""
+"""What a folder holds that a page can show, and that page."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _WANTED = (
     "or one folder down"
 )
 _RECEIPT = "-receipt"
-Told = dict[str, Any]
+Data = dict[str, Any]
 
 
 def page(folder: Path) -> str:
@@ -60,65 +60,65 @@ def _parts(homes: list[Path]) -> list[Part]:
     results: list[Part] = []
     compared: list[Results] = []
     for home in homes:
-        if told := _results(home):
-            results.append(study(told) if _is_study(told) else comparison(told))
-            compared += [] if _is_study(told) else [Results.read(told)]
-    results += [frontier(told) for home in homes if (told := _told(home / "frontier.json"))]
-    results += [fidelity(told) for home in homes if (told := _fidelity(home))]
+        if data := _results(home):
+            results.append(study(data) if _is_study(data) else comparison(data))
+            compared += [] if _is_study(data) else [Results.read(data)]
+    results += [frontier(data) for home in homes if (data := _read(home / "frontier.json"))]
+    results += [fidelity(data) for home in homes if (data := _fidelity(home))]
     results += _emulators(homes, compared)
     results += [profile(_name(home), home) for home in homes if _is_profile(home)]
-    tuned = [(home, told) for home in homes if (told := _receipt(home)) and "adapter" in told]
-    return results + [tuning(_name(home).removesuffix(_RECEIPT), told) for home, told in tuned]
+    tuned = [(home, data) for home in homes if (data := _receipt(home)) and "adapter" in data]
+    return results + [tuning(_name(home).removesuffix(_RECEIPT), data) for home, data in tuned]
 
 
 def _emulators(homes: list[Path], compared: list[Results]) -> list[Part]:
     """Each bundle with the receipt that names it, of `homes` or beside, and receipts without a bundle."""
     bundles = [home for home in homes if is_emulator(home)]
-    receipts = {home: told for home in homes if (told := _receipt(home)) and "blueprint" in told}
+    receipts = {home: data for home in homes if (data := _receipt(home)) and "blueprint" in data}
     if len(homes) == 1:  # the other half of it stands beside
         home = homes[0].resolve()
         other = home.with_name(home.name.removesuffix(_RECEIPT) if receipts else home.name + _RECEIPT)
-        if bundles and (told := _receipt(other)) and "blueprint" in told:
-            receipts[other] = told
+        if bundles and (data := _receipt(other)) and "blueprint" in data:
+            receipts[other] = data
         elif receipts and other != home and is_emulator(other):
             bundles.append(other)
     parts = []
     for bundle in bundles:
-        mine = [home for home, told in receipts.items() if told.get("emulator") == _digest(bundle)]
+        mine = [home for home, data in receipts.items() if data.get("emulator") == _digest(bundle)]
         receipt = receipts.pop(mine[0]) if mine else None
         parts.append(emulator(_name(bundle), bundle, receipt, compared))
-    alone = [emulator(_name(home).removesuffix(_RECEIPT), None, told) for home, told in receipts.items()]
+    alone = [emulator(_name(home).removesuffix(_RECEIPT), None, data) for home, data in receipts.items()]
     return parts + alone
 
 
 def _holds(folder: Path) -> bool:
     """Whether a page can tell of what stands in `folder` itself."""
-    told = (_results(folder), _told(folder / "frontier.json"), _fidelity(folder), _receipt(folder))
-    return any(told) or is_emulator(folder) or _is_profile(folder)
+    data = (_results(folder), _read(folder / "frontier.json"), _fidelity(folder), _receipt(folder))
+    return any(data) or is_emulator(folder) or _is_profile(folder)
 
 
-def _results(folder: Path) -> Told:
-    told = _told(folder / "results.json")
-    return told if "rows" in told or _is_study(told) else {}
+def _results(folder: Path) -> Data:
+    data = _read(folder / "results.json")
+    return data if "rows" in data or _is_study(data) else {}
 
 
-def _is_study(told: Mapping[str, Any]) -> bool:
-    return told.get("kind") == "study" or "runs" in told
+def _is_study(data: Mapping[str, Any]) -> bool:
+    return data.get("kind") == "study" or "runs" in data
 
 
-def _fidelity(folder: Path) -> Told:
-    told = _told(folder / "fidelity.json")
-    return told if "points" in told or "fidelity" in told else {}
+def _fidelity(folder: Path) -> Data:
+    data = _read(folder / "fidelity.json")
+    return data if "points" in data or "fidelity" in data else {}
 
 
-def _receipt(folder: Path) -> Told:
-    told = _told(folder / "receipt.json")
-    ours = "blueprint" in told and "emulator" in told
-    return told if ours or ("adapter" in told and "curve" in told) else {}
+def _receipt(folder: Path) -> Data:
+    data = _read(folder / "receipt.json")
+    ours = "blueprint" in data and "emulator" in data
+    return data if ours or ("adapter" in data and "curve" in data) else {}
 
 
 def _is_profile(folder: Path) -> bool:
-    return str(_told(folder / "profile.json").get("format", "")).startswith("offsite-profile/")
+    return str(_read(folder / "profile.json").get("format", "")).startswith("offsite-profile/")
 
 
 def _digest(bundle: Path) -> str:
@@ -129,15 +129,15 @@ def _name(folder: Path) -> str:
     return folder.resolve().name
 
 
-def _told(file: Path) -> Told:
+def _read(file: Path) -> Data:
     """The object in a JSON file, or nothing where there is no such file."""
     if not file.is_file():
         return {}
     check_size(file)
     try:
-        told = json.loads(file.read_text(encoding="utf-8"))
+        data = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"{str(file)!r} is no JSON that can be read ({brief(error)}); write it anew."
         ) from error
-    return told if isinstance(told, dict) else {}
+    return data if isinstance(data, dict) else {}

@@ -27,8 +27,8 @@ KINDS = {
 """What can stand in a place, and its colour."""
 
 
-class PlaceSaid(Loose):
-    """What a receipt says of one place."""
+class PlaceRecord(Loose):
+    """One place of a receipt's blueprint."""
 
     layer: Annotated[int, Field(ge=0)]
     harmonizer: Annotated[int, Field(ge=1)] | None = None
@@ -44,10 +44,10 @@ class Floor:
     kind: str
     attention: float
     feed: float
-    said: str
+    text: str
 
 
-def floors(places: Sequence[PlaceSaid], split: Split, sent: Sent | None, layers: int = 0) -> list[Floor]:
+def floors(places: Sequence[PlaceRecord], split: Split, sent: Sent | None, layers: int = 0) -> list[Floor]:
     """The stack of a model whose middle's blueprint is `places`, with what its bundle says of full sizes.
 
     Without `sent` widths are against the largest in the blueprint. `layers` is how many the model's middle
@@ -82,7 +82,7 @@ def drawing(stack: Sequence[Floor]) -> Figure:
     return drawn([trace for trace in traces if trace["y"]], layout)
 
 
-def told(stack: Sequence[Floor]) -> str:
+def in_words(stack: Sequence[Floor]) -> str:
     """The stack in a sentence."""
     counts = {kind: sum(floor.kind == kind for floor in stack) for kind in list(KINDS)[1:]}
     words = {
@@ -92,8 +92,8 @@ def told(stack: Sequence[Floor]) -> str:
         "harmonizer": "are harmonizers",
         "not sent": "are not there at all",
     }
-    said = [f"{count} {words[kind]}" for kind, count in counts.items() if count]
-    listed = " and ".join([", ".join(said[:-1]), said[-1]]) if len(said) > 1 else said[0]
+    parts = [f"{count} {words[kind]}" for kind, count in counts.items() if count]
+    listed = " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]
     return f"Of the middle’s {sum(counts.values())} layers, {listed}."
 
 
@@ -106,7 +106,7 @@ class _Full:
     states: int
 
     @classmethod
-    def of(cls, places: Sequence[PlaceSaid], sent: Sent | None) -> _Full:
+    def of(cls, places: Sequence[PlaceRecord], sent: Sent | None) -> _Full:
         if sent:
             return cls(sent.ranks, sent.width, sent.states)
         ranks: dict[str, int] = {}
@@ -117,7 +117,7 @@ class _Full:
         return cls(ranks, width, max((place.harmonizer or 0 for place in places), default=0))
 
 
-def _positions(places: Sequence[PlaceSaid], split: Split) -> list[tuple[int, PlaceSaid]]:
+def _positions(places: Sequence[PlaceRecord], split: Split) -> list[tuple[int, PlaceRecord]]:
     """Where in the model each place stands: by its layer where none stands twice, else in their order."""
     numbers = [place.layer for place in places]
     if all(a < b for a, b in pairwise(numbers)) and numbers[0] >= split.bottom:
@@ -125,23 +125,23 @@ def _positions(places: Sequence[PlaceSaid], split: Split) -> list[tuple[int, Pla
     return [(split.bottom + i, place) for i, place in enumerate(places)]
 
 
-def _floor(position: int, place: PlaceSaid, full: _Full) -> Floor:
+def _floor(position: int, place: PlaceRecord, full: _Full) -> Floor:
     where = f"layer {position}"
     if place.harmonizer:
         width = place.harmonizer / max(full.states, place.harmonizer)
         return Floor(position, "harmonizer", width, 0, f"{where}: a harmonizer of rank {place.harmonizer}")
-    said, kind = [], "kept whole"
+    parts, kind = [], "kept whole"
     attention = feed = 1.0
     if place.ranks:
         kind, attention = "thinned", _rank_share(place.ranks, full.ranks)
-        said.append(f"{len(place.ranks)} factored matrices, ranks {_range(list(place.ranks.values()))}")
+        parts.append(f"{len(place.ranks)} factored matrices, ranks {_range(list(place.ranks.values()))}")
     if place.channels is not None:
         kind, feed = "thinned", min(1.0, len(place.channels) / max(1, full.width or len(place.channels)))
-        said.append(f"{len(place.channels)} channels" + (f" of {full.width}" if full.width else ""))
+        parts.append(f"{len(place.channels)} channels" + (f" of {full.width}" if full.width else ""))
     if place.layer != position:
         kind = "shared"
-        said.insert(0, f"layer {place.layer} stands here")
-    return Floor(position, kind, attention, feed, f"{where}: {'; '.join(said) or 'kept whole'}")
+        parts.insert(0, f"layer {place.layer} stands here")
+    return Floor(position, kind, attention, feed, f"{where}: {'; '.join(parts) or 'kept whole'}")
 
 
 def _rank_share(ranks: Mapping[str, int], full: Mapping[str, int]) -> float:
@@ -156,7 +156,7 @@ def _range(numbers: Sequence[int]) -> str:
 
 
 def _bars(stack: Sequence[Floor], kind: str, lane: str) -> dict[str, Any]:
-    own = [floor for floor in stack if floor.kind == kind]
+    floors_of_kind = [floor for floor in stack if floor.kind == kind]
     return {
         "type": "bar",
         "orientation": "h",
@@ -165,9 +165,9 @@ def _bars(stack: Sequence[Floor], kind: str, lane: str) -> dict[str, Any]:
         "legendgroup": kind,
         "showlegend": lane == "attention",
         "xaxis": "x" if lane == "attention" else "x2",
-        "x": [getattr(floor, lane) for floor in own],
-        "y": [floor.layer for floor in own],
+        "x": [getattr(floor, lane) for floor in floors_of_kind],
+        "y": [floor.layer for floor in floors_of_kind],
         "marker": {"color": KINDS[kind]},
-        "hovertext": [floor.said for floor in own],
+        "hovertext": [floor.text for floor in floors_of_kind],
         "hovertemplate": "%{hovertext}<extra></extra>",
     }

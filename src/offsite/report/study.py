@@ -18,7 +18,7 @@ from offsite.results.schema import ROWS, Score
 from offsite.results.statistics import Estimate, SeedMean, gain_over_seeds, over_seeds
 
 _LANE = 58  # pixels: a name, and three dots under it
-_ENDS, _OWN = ROWS[:2], ROWS[2:]
+_ENDS, _EMULATOR = ROWS[:2], ROWS[2:]
 
 
 class Run(Loose):
@@ -37,7 +37,7 @@ class Run(Loose):
 
 
 class Study(Loose):
-    """What a study's results.json says, so far as it is drawn."""
+    """What a page shows of a study's results.json."""
 
     runs: Annotated[list[Run], Field(min_length=1)]
     notes: list[str] = Field(default_factory=list)
@@ -129,7 +129,7 @@ def _gain(found: Study, task: str, runs: Sequence[Run]) -> SeedMean | None:
 
 
 def _end(found: Study, task: str, row: str, seed: int) -> Estimate | None:
-    """The nll of the model's own row with that seed."""
+    """The nll of the model's row with that seed."""
     runs = [run for run in found.runs if (run.task, run.seed) == (task, seed)]
     return next((NLL.of(score) for run in runs if (score := getattr(run, row))), None)
 
@@ -175,7 +175,9 @@ def _knobs(recipe: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _chapter(found: Study, task: str, groups: Sequence[Group]) -> Chapter:
-    own = [cell for group in groups for run in group.runs for row in _OWN if (cell := getattr(run, row.key))]
+    scores = [
+        cell for group in groups for run in group.runs for row in _EMULATOR if (cell := getattr(run, row.key))
+    ]
     ends = [run for run in found.runs if run.task == task]
     shown = [
         Shown(
@@ -184,12 +186,12 @@ def _chapter(found: Study, task: str, groups: Sequence[Group]) -> Chapter:
             f"{measure.caption} of each method on {task}; the table holds the numbers",
             measure.hint,
         )
-        for measure in measures(own)
+        for measure in measures(scores)
     ]
-    counts = {cell.n for cell in own if cell.n}
-    of = "questions" if any(score.acc is not None for score in own) else "texts"
+    counts = {cell.n for cell in scores if cell.n}
+    of = "questions" if any(score.acc is not None for score in scores) else "texts"
     asked = [f"{', '.join(map(str, sorted(counts)))} {of}."] if counts else []
-    table = _table(groups, ends, measures(own))
+    table = _table(groups, ends, measures(scores))
     return Chapter(task, notes=asked, figures=shown, table=table, after=_AFTER)
 
 
@@ -210,7 +212,7 @@ def _lanes(groups: Sequence[Group], ends: Sequence[Run], measure: Measure) -> Fi
         for row in _ENDS
         if row.key in edges
     ]
-    dots = [_dots(groups, row, place, measure) for place, row in enumerate(_OWN)]
+    dots = [_dots(groups, row, place, measure) for place, row in enumerate(_EMULATOR)]
     dots = [trace for trace in dots if trace["x"]]
     reach = [x + side * e for t in dots for x, e in zip(t["x"], t["error_x"]["array"], strict=True)
              for side in (-1, 1)]  # fmt: skip
@@ -224,7 +226,7 @@ def _lanes(groups: Sequence[Group], ends: Sequence[Run], measure: Measure) -> Fi
 def _dots(groups: Sequence[Group], row: Any, place: int, measure: Measure) -> Figure:
     known = [(i, group, value) for i, group in enumerate(groups)
              if (value := _mean(group.runs, row.key, measure))]  # fmt: skip
-    said = [f"{escaped(group.method)}, keep {group.stored:.2f}, {_seeds(group)}<br>"
+    hovers = [f"{escaped(group.method)}, keep {group.stored:.2f}, {_seeds(group)}<br>"
             f"{row.name}: {number(value, measure.digits)}" for _, group, value in known]  # fmt: skip
     several = bool(known) and all(group.seeds > 1 for _, group, _ in known)
     return {
@@ -242,7 +244,7 @@ def _dots(groups: Sequence[Group], row: Any, place: int, measure: Measure) -> Fi
             "width": 3 if several else 0,
         },
         "marker": {"color": row.colour, "size": 10 if row.key == "plugged_in" else 8},
-        "hovertext": said,
+        "hovertext": hovers,
         "hovertemplate": "%{hovertext}<extra></extra>",
     }
 
@@ -279,16 +281,16 @@ def _seeds(group: Group) -> str:
 
 def _table(groups: Sequence[Group], ends: Sequence[Run], shown: Sequence[Measure]) -> PageTable:
     """A line for each group under those of the model itself; in a cell a line for each measure."""
-    head = ["Method", "Keep", "Seeds", *(row.name for row in _OWN), "Gain, %"]
-    own = [_of_model(row.name, row.key, ends, shown) for row in _ENDS]
+    head = ["Method", "Keep", "Seeds", *(row.name for row in _EMULATOR), "Gain, %"]
+    model_rows = [_of_model(row.name, row.key, ends, shown) for row in _ENDS]
     gains = [group.gain.value if group.gain else -math.inf for group in groups]
     best = gains.index(max(gains))
-    bold = frozenset([len(own) + best]) if math.isfinite(gains[best]) else frozenset()
-    return PageTable(head, [*own, *(_cells(group, shown) for group in groups)], bold)
+    bold = frozenset([len(model_rows) + best]) if math.isfinite(gains[best]) else frozenset()
+    return PageTable(head, [*model_rows, *(_cells(group, shown) for group in groups)], bold)
 
 
 def _cells(group: Group, shown: Sequence[Measure]) -> list[str]:
-    values = [_lines(group.runs, row.key, shown) for row in _OWN]
+    values = [_lines(group.runs, row.key, shown) for row in _EMULATOR]
     return [group.method, f"{group.stored:.2f}", str(group.seeds), *values, number(group.gain, 1, 100)]
 
 

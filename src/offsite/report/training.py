@@ -61,31 +61,31 @@ def training(
     """
     assert len(loss) == len(judged) == len(scores) > 0, "one of each for each step"
     assert all(len(step) == len(layers) > 0 for step in scores), "one score for each layer"
-    told = _Told(layers, loss, judged, scores)
+    run = _Run(layers, loss, judged, scores)
     return Part(
         title=f"Harmonizers: {title}",
         overline=f"Offsite tuning, training harmonizers · {title}",
-        headline=told.headline,
-        lead=told.fall,
+        headline=run.headline,
+        lead=run.fall,
         facts=facts,
-        chapters=_chapters(told),
+        chapters=_chapters(run),
         private=PRIVATE,
     )
 
 
-def _chapters(told: _Told) -> list[Chapter]:
+def _chapters(run: _Run) -> list[Chapter]:
     stacks = "Loss of mixed stacks on held-out text against steps"
-    states = Shown("Loss on held-out text, nats per token", _judged(told), stacks, "lower is better")
-    trained = Shown("Training loss", _trained(told), "Training loss against steps", "lower is better")
-    moving = Shown("Score", _moving(told), "Score of each layer against steps", depths=True)
+    states = Shown("Loss on held-out text, nats per token", _judged(run), stacks, "lower is better")
+    trained = Shown("Training loss", _trained(run), "Training loss against steps", "lower is better")
+    moving = Shown("Score", _moving(run), "Score of each layer against steps", depths=True)
     order = "Importance of each layer, in the order of the stack; the text below holds the order"
-    importance = Shown("Score after the last step", _importance(told), order, "higher stays longer")
+    importance = Shown("Score after the last step", _importance(run), order, "higher stays longer")
     return [
         Chapter("Loss of the mixed stacks", notes=[_MIXED], figures=[states]),
-        Chapter("What harmonizers are trained on", text=[told.end], notes=[_STATES], figures=[trained]),
-        Chapter("The scores moving", text=[told.settled], notes=[_LINES], figures=[moving]),
-        Chapter("Importance by layer", text=[told.reading], notes=[_ORDER], figures=[importance]),
-        Chapter("The order in which they give way", text=[" · ".join(map(str, told.order))]),
+        Chapter("What harmonizers are trained on", text=[run.end], notes=[_STATES], figures=[trained]),
+        Chapter("The scores moving", text=[run.settled], notes=[_LINES], figures=[moving]),
+        Chapter("Importance by layer", text=[run.reading], notes=[_ORDER], figures=[importance]),
+        Chapter("The order in which they give way", text=[" · ".join(map(str, run.order))]),
     ]
 
 
@@ -105,8 +105,8 @@ _ORDER = (
 
 
 @dataclass(frozen=True)
-class _Told:
-    """What happened, and the sentences that say so."""
+class _Run:
+    """What happened, and sentences about it."""
 
     layers: Sequence[int]
     loss: Sequence[float]
@@ -178,14 +178,14 @@ class _Told:
         return max(1, min(3, len(self.layers) // 3))
 
 
-def _judged(told: _Told) -> Figure:
+def _judged(run: _Run) -> Figure:
     """What mixed stacks lose on held-out text: the less a stack, the more its layers are rewarded."""
-    return _dotted(told.judged, _JUDGED, "Mean of the stacks")
+    return _dotted(run.judged, _JUDGED, "Mean of the stacks")
 
 
-def _trained(told: _Told) -> Figure:
+def _trained(run: _Run) -> Figure:
     """What harmonizers are trained on: each batch and smoothed."""
-    return _dotted(told.loss, _TRAINED, "Trained batches")
+    return _dotted(run.loss, _TRAINED, "Trained batches")
 
 
 def _dotted(values: Sequence[float], colour: str, name: str) -> Figure:
@@ -195,26 +195,26 @@ def _dotted(values: Sequence[float], colour: str, name: str) -> Figure:
     return drawn([dots, middle], _until(len(values), height=300, showlegend=True))
 
 
-def _moving(told: _Told) -> Figure:
+def _moving(run: _Run) -> Figure:
     """The score of each layer over the steps; the most and the least important are named at their ends."""
-    colours = shades(len(told.layers))
+    colours = shades(len(run.layers))
     traces = [
-        _line(f"layer {layer}", [step[place] for step in told.scores], colours[place]) | {"meta": layer}
-        for place, layer in enumerate(told.layers)
+        _line(f"layer {layer}", [step[place] for step in run.scores], colours[place]) | {"meta": layer}
+        for place, layer in enumerate(run.layers)
     ]
-    layout = _until(len(told.scores), height=420, showlegend=False)
-    order = _ascending(told.scores[-1])
-    layout["annotations"] = [] if told.equal else [_tag(told, order[0], -11), _tag(told, order[-1], 11)]
+    layout = _until(len(run.scores), height=420, showlegend=False)
+    order = _ascending(run.scores[-1])
+    layout["annotations"] = [] if run.equal else [_tag(run, order[0], -11), _tag(run, order[-1], 11)]
     return drawn(traces, layout)
 
 
-def _importance(told: _Told) -> Figure:
+def _importance(run: _Run) -> Figure:
     """The last scores as bars, in the order of the stack, its bottom at the bottom."""
-    scores, names = told.scores[-1], [f"layer {layer}" for layer in told.layers]
+    scores, names = run.scores[-1], [f"layer {layer}" for layer in run.layers]
     bars: Figure = {
         "type": "bar",
         "orientation": "h",
-        "meta": list(told.layers),
+        "meta": list(run.layers),
         "x": list(scores),
         "y": list(range(len(scores))),
         "marker": {"color": shades(len(scores))},
@@ -247,10 +247,10 @@ def _line(name: str, values: Sequence[float | None], colour: str) -> Figure:
     }
 
 
-def _tag(told: _Told, place: int, shift: int) -> Figure:
+def _tag(run: _Run, place: int, shift: int) -> Figure:
     """A layer's number at the end of its line, so many pixels above it."""
-    end = {"x": len(told.scores), "y": told.scores[-1][place], "xanchor": "right", "yshift": shift}
-    return end | {"text": f"layer {told.layers[place]}", "showarrow": False}
+    end = {"x": len(run.scores), "y": run.scores[-1][place], "xanchor": "right", "yshift": shift}
+    return end | {"text": f"layer {run.layers[place]}", "showarrow": False}
 
 
 def _until(steps: int, height: int, showlegend: bool) -> Figure:

@@ -11,7 +11,9 @@ from offsite.report.figures import curve
 from offsite.report.part import Chapter, Loose, Part, Shown, read, record_block
 from offsite.results.schema import ROWS, LossPoint
 
-_PRIVATE = "It names the data that was tuned on and how well it was learnt, which is the data owner’s to know."
+_PRIVATE = (
+    "It names the data that was tuned on and how well the model fits it, which is the data owner’s to know."
+)
 
 
 class Tuned(Loose):

@@ -69,7 +69,7 @@ def test_every_candidate_is_estimated_and_some_are_scored(done):
     assert found.points[-1].estimate["loss_gap"] == pytest.approx(0, abs=1e-4)
     ends = sorted(found.points, key=lambda each: each.estimate["cosine"])[::2]
     assert set(scored(found)) == {point.settings["keep"] for point in ends}
-    told = found.told()
+    told = found.as_json()
     assert set(told["ends"]) == {"zero_shot", "fine_tuned"}
     assert set(told["points"][-1]["rows"]) == {"emulator_zero_shot", "emulator_tuned", "plugged_in"}
     lossless = told["points"][-1]["rows"]["plugged_in"]["mine"]["nll"]
@@ -117,7 +117,7 @@ def test_killed_after_every_single_stage_it_ends_the_same(whole, exploring, done
                 kills += 1
                 assert same(state(whole), before)
     assert kills == len(list(done[1].glob("*.json"))) > 10
-    assert found.told() == done[0].told()
+    assert found.as_json() == done[0].as_json()
 
 
 def test_what_is_done_is_not_done_again_and_serves_another_wish(exploring, work, monkeypatch):

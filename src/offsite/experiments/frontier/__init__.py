@@ -33,10 +33,10 @@ __all__ = ["Candidate", "Frontier", "Wish", "explore"]
 
 @dataclass(frozen=True)
 class Candidate:
-    """An emulator that could be made: the settings, and the methods so set with what they learnt."""
+    """An emulator that could be made: its settings, and the methods with their profiles."""
 
     settings: Settings
-    stages: Sequence[Link]
+    links: Sequence[Link]
 
     @property
     def keep(self) -> float:
@@ -46,20 +46,20 @@ class Candidate:
     @property
     def split(self) -> Split:
         """Where its profile cuts the stack."""
-        return self.stages[0][1].split
+        return self.links[0][1].split
 
     @property
     def method(self) -> str:
         """The methods' names, chained."""
-        return "+".join(method.name for method, _ in self.stages)
+        return "+".join(method.name for method, _ in self.links)
 
     def make(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int = 0) -> Compressed:
         """The emulator, as `offsite compress` makes it, and what it was built from."""
-        return assemble(model, tokenizer, self.stages, self.keep, seed=seed)
+        return assemble(model, tokenizer, self.links, self.keep, seed=seed)
 
     def key(self) -> dict[str, Any]:
         """What decides the emulator, for the cache."""
-        stages = [
+        links = [
             {
                 "method": method.name,
                 "code": identity(type(method)),
@@ -67,9 +67,9 @@ class Candidate:
                 "model": profile.parent,
                 "profile": _measured(profile.tensors),
             }
-            for method, profile in self.stages
+            for method, profile in self.links
         ]
-        return {"stages": stages, "keep": self.keep, "split": [self.split.bottom, self.split.top]}
+        return {"links": links, "keep": self.keep, "split": [self.split.bottom, self.split.top]}
 
 
 @dataclass(frozen=True)
@@ -92,13 +92,13 @@ class Frontier:
 
     @property
     def answer(self) -> str:
-        """One sentence: what becomes of the wish, and how it was found which ones to score."""
+        """One sentence: the answer to the wish, and which emulators were scored."""
         return f"{verdict(self.points, self.wish)}; {self._how()}."
 
-    def told(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """What `frontier.json` holds of it."""
         return {
-            "points": [_told(point) for point in self.points],
+            "points": [_as_json(point) for point in self.points],
             "frontier": choose.undominated(self.points),
             "ends": self.ends,
             "wish": {"min_gap": self.wish.min_gap, "max_loss": self.wish.max_loss},
@@ -218,7 +218,7 @@ def _made(candidate: Candidate, bench: Bench) -> Emulator:
     return candidate.make(bench.model, bench.tokenizer).emulator
 
 
-def _told(point: FrontierPoint) -> dict[str, Any]:
+def _as_json(point: FrontierPoint) -> dict[str, Any]:
     return {
         "settings": point.settings,
         "stored": point.stored,

@@ -1,4 +1,4 @@
-"""What becomes of a wish, in words."""
+"""The answer to a wish, in a sentence."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from offsite.experiments.frontier.grid import in_words
 
 
 def verdict(points: Sequence[FrontierPoint], wish: Wish) -> str:
-    """What is to be said of the wish, without a full stop."""
+    """Answer the wish in a sentence, without a full stop."""
     if not wish:
         best = len(undominated(points))
         return f"Of the emulators scored {best} {_is(best)} not beaten in both gain and gap; a wish chooses one"
@@ -20,7 +20,7 @@ def verdict(points: Sequence[FrontierPoint], wish: Wish) -> str:
         return f"The emulator of {in_words(point.settings)} meets the wish{narrowly}: {_did(point)}"
     known = [point for point in points if point.fall is not None]
     if closest is None:
-        return f"The wish cannot be judged: {_untold(known, wish)}"
+        return f"The wish cannot be judged: {_why_unknown(known, wish)}"
     unmet = _unmet(known, wish)
     point = points[closest]
     return f"{unmet}; the closest, of {in_words(point.settings)}, {_short(point, wish)}: {_did(point)}"
@@ -38,22 +38,22 @@ def _unmet(points: Sequence[FrontierPoint], wish: Wish) -> str:
 
 def _short(point: FrontierPoint, wish: Wish) -> str:
     lacks = [(wish.lacks_gap(point.gap), "points of the gap"), (wish.lacks_gain(point.gain), "% of the gain")]
-    said = [f"{lack:.1f}{'' if what[0] == '%' else ' '}{what}" for lack, what in lacks if lack]
-    return f"lacks {' and '.join(said)}"
+    parts = [f"{lack:.1f}{'' if what[0] == '%' else ' '}{what}" for lack, what in lacks if lack]
+    return f"lacks {' and '.join(parts)}"
 
 
 def _did(point: FrontierPoint) -> str:
-    said = []
+    parts = []
     if point.gap is not None:
         error = "" if point.gap_stderr is None else f" (standard error {point.gap_stderr:.1f})"
-        said.append(f"plugged in lies {point.gap:.1f} points above the emulator tuned{error}")
+        parts.append(f"plugged in lies {point.gap:.1f} points above the emulator tuned{error}")
     if point.gain is not None:
         error = "" if point.gain_stderr is None else f" (standard error {point.gain_stderr:.1%})"
-        said.append(f"plugged in reaches {point.gain:.1%}{error} of what fine-tuning gains")
-    return " and ".join(said)
+        parts.append(f"plugged in reaches {point.gain:.1%}{error} of what fine-tuning gains")
+    return " and ".join(parts)
 
 
-def _untold(points: Sequence[FrontierPoint], wish: Wish) -> str:
+def _why_unknown(points: Sequence[FrontierPoint], wish: Wish) -> str:
     if not points:
         return "no emulator was scored"
     if all(wish.lacks_gap(point.gap) == float("inf") for point in points):

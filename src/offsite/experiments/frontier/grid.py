@@ -52,9 +52,9 @@ class Grid:
             methods = self.methods(words)
             cuts: Sequence[Split | None] = self.splits or [None]
             for keep, split in product(self._keeps(methods), cuts):
-                told: Settings = {} if keep is None else {"keep": keep}
-                told |= {} if split is None else {"split": f"{split.bottom}+{split.top}"}
-                points.append(told | {knob: _value(methods, knob) for knob in varied})
+                point: Settings = {} if keep is None else {"keep": keep}
+                point |= {} if split is None else {"split": f"{split.bottom}+{split.top}"}
+                points.append(point | {knob: _value(methods, knob) for knob in varied})
         return [point for place, point in enumerate(points) if point not in points[:place]]
 
     def methods(self, words: Sequence[str] = ()) -> list[Method]:

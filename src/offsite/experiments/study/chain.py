@@ -41,7 +41,7 @@ class Chain:
 
     @property
     def reads(self) -> bool:
-        """Whether it hangs on a public text."""
+        """Whether it reads a public text."""
         return self.distill > 0 or any(method.calibration for method in self.methods)
 
     def seeded(self, seed: int) -> tuple[Method, ...]:
@@ -76,10 +76,10 @@ def _known(name: str, knobs: Mapping[str, Any], *, alone: bool) -> dict[str, Any
 
 
 def _with(name: str, knobs: Mapping[str, Any]) -> str:
-    said = ",".join(
+    listed = ",".join(
         f"{knob}={str(value).lower() if isinstance(value, bool) else value}" for knob, value in knobs.items()
     )
-    return f"{name}:{said}" if said else name
+    return f"{name}:{listed}" if listed else name
 
 
 def _named(word: str) -> Method:

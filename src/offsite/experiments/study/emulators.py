@@ -48,13 +48,13 @@ class EmulatorMaker:
     def emulator(self, chain: Chain, keep: float | None, seed: int) -> Emulator:
         """Planned, built, and distilled where the chain asks for it."""
         methods = chain.seeded(seed)
-        links = [(method, self._learnt(method)) for method in methods]
+        links = [(method, self._profile(method)) for method in methods]
         made = assemble(self.bench.model, self.bench.tokenizer, links, keep or 1.0).emulator
         if chain.distill:
             self._distill(made, self.name(chain, keep, seed))
         return made
 
-    def _learnt(self, method: Method) -> Profile:
+    def _profile(self, method: Method) -> Profile:
         """A profile that this method can plan from: of this run, of an earlier one, or new."""
         if method.calibration is None:  # and needs no text
             return profile_of(self.bench.model, self.bench.tokenizer, method, self.bench.split)

@@ -29,7 +29,7 @@ _SMALL = 4 << 30  # bytes of weights that a plan may open
 _TOKENS = 256  # of the one forward pass that is timed
 _QUESTIONS, _LENGTH = 1000, 100  # of a task that is not at hand: how many, and tokens of each
 _LETTERS = 4.0  # of English, in a token
-_SAMPLE = 50  # questions, from which the length of all is told
+_SAMPLE = 50  # questions, from which the length of all is estimated
 _GATHERED = 9 << 29  # bytes while a method learns: measured of gradot on 135M parameters, 4.3 GiB (docs/LOG.md)
 _STATE = 12  # bytes for each parameter that is trained: gradient, and AdamW's two moments
 _ENDS, _THREE = ("zero_shot", "fine_tuned"), ("emulator_zero_shot", "emulator_tuned", "plugged_in")
@@ -44,12 +44,12 @@ class Step:
     rows: Sequence[str]
     """Those that lack."""
     seconds: float | None
-    """About so long; None where that cannot be told."""
+    """About so long; None where nothing was timed."""
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """The plan of a study; what is None could not be told."""
+    """The plan of a study; what is None is not known."""
 
     cells: int
     todo: list[Step]
@@ -57,9 +57,9 @@ class Forecast:
     memory: int | None
     """Bytes, at the most."""
     how: str
-    """In one sentence: from what it was told."""
+    """What it is computed from, in a sentence or two."""
 
-    def told(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """As JSON."""
         return asdict(self)
 

@@ -185,14 +185,14 @@ def _refused(error: ValidationError, name: str, lines: dict[str, int]) -> UserEr
     """The first thing that is wrong, in a sentence with its line."""
     wrong = error.errors()  # of a mistyped key and the key that it stands for, the former
     first = next((each for each in wrong if each["type"] == "extra_forbidden"), wrong[0])
-    said = first.get("ctx", {}).get("error")
-    key = str(first["loc"][0] if first["loc"] else said).partition(" ")[0]  # a refusal may begin with its key
+    cause = first.get("ctx", {}).get("error")
+    key = str(first["loc"][0] if first["loc"] else cause).partition(" ")[0]  # a refusal may begin with its key
     where = f"{name}, line {lines[key]}" if key in lines else name
     if first["type"] == "extra_forbidden":
         return UserError(f"{where}: there is no {key!r} in a recipe; {did_you_mean(key, Recipe.model_fields)}")
     if first["type"] == "missing":
         return UserError(f"{where}: the recipe lacks {key!r}; add a line '{key}: ...'.")
-    if isinstance(said, UserError):
-        return UserError(f"{where}: {said}")
+    if isinstance(cause, UserError):
+        return UserError(f"{where}: {cause}")
     found = brief(first["input"], 60)
     return UserError(f"{where}: {key}: {brief(first['msg'])}, found {found!r}.")

@@ -34,12 +34,12 @@ class Study:
         self.train = functools.cache(tasks.examples)
 
     def run(self, say: Callable[[str], None]) -> tuple[list[Run], list[str]]:
-        """Every cell, the cached ones in no time, and a sentence for each that failed; `say` is told of both.
+        """Every cell, the cached ones in no time, and a sentence for each that failed; `say` gets both.
 
-        One tuning that runs away costs its own cell only; a UserError where none of a method came out.
+        One tuning that diverges costs its own cell only; a UserError where none of a method came out.
         """
         cells = list(self.recipe.cells())
-        for cell in cells:  # a task out of reach, or a malformed row, is told before any work
+        for cell in cells:  # a task out of reach, or a malformed row, is refused before any work
             self.experiment(cell)
         runs: list[Run] = []
         failed: list[str] = []
