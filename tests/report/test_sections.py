@@ -161,7 +161,7 @@ def test_an_emulator_is_checked_before_anything_in_its_folder_is_parsed(tmp_path
     (folder / "results.json").write_text("[" * 1000)
     if listed:
         sign(folder)
-    monkeypatch.setattr(sections, "_told", lambda _: pytest.fail("parsed"))
+    monkeypatch.setattr(sections, "_read", lambda _: pytest.fail("parsed"))
     with pytest.raises(UserError, match=r"'results\.json'(, which no emulator may| is in the folder but not)"):
         found(tmp_path)
 
