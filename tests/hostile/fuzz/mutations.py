@@ -38,6 +38,7 @@ _BROKEN = (
     AttributeError,
     SafetensorError,
     RecursionError,
+    struct.error,
 )
 Mutation = Callable[[Random, Path], None]
 
