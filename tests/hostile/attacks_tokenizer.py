@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
 from tests.hostile.corpus import attack, pickled, put, read_json
@@ -26,6 +27,11 @@ def split(pattern):
 
 def replace(pattern, content):
     return {"type": "Replace", "pattern": {"String": pattern}, "content": content}
+
+
+def charsmap(written):
+    """A sentencepiece table of characters with an empty trie of one unit, that stands for one long text."""
+    return base64.b64encode((4).to_bytes(4, "little") + bytes(4) + written + b"\0").decode()
 
 
 def token(text, number):
@@ -74,6 +80,12 @@ for _name, _why, _alter in [
     ("a normalizer that writes a book", "normalizer", backend(normalizer=replace("a", "b" * 50_000))),
     ("what makes the library panic", "tokenizer",
      backend(normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"})),
+    ("a table of characters that asks for four gigabytes", "table of characters",
+     backend(normalizer={"type": "Precompiled", "precompiled_charsmap": "/////w=="})),
+    ("a table of characters that writes a book", "bytes for one character",
+     backend(normalizer={"type": "Precompiled", "precompiled_charsmap": charsmap(b"b" * 100_000)})),
+    ("an added token whose setting would be printed", "odd setting",
+     backend(added_tokens=[token("zzz", 130) | {"normalized\u202e": True}])),
     ("another kind of model", "tokenizer", backend(model={"type": "Evil\x1b[2J"})),
     ("merges of words that are not there", "tokenizer",
      backend(model={"type": "BPE", "vocab": {"a": 0}, "merges": ["a b", "x y"]})),

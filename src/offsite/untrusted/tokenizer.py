@@ -6,6 +6,7 @@ a normalizer may not blow texts up, and a chat template may do no more than writ
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,6 +53,8 @@ _MARKS = {".json": b",[{", ".txt": b"\r\n"}  # each may be a value in memory, by
 _LONGEST_TOKEN = 1000  # characters
 _SPARE_IDS = 1000  # past the embeddings; honest tokenizers have one or two
 _MOST_GROWTH = 64  # of a text, through all replacements
+_LONGEST_PIECE = 128  # bytes that a table of characters puts for one; honest ones have 33
+_TOKEN_KEYS = {"id", "content", "single_word", "lstrip", "rstrip", "normalized", "special", "__type"}
 _MOST_PIECES = 64  # in a template of special tokens
 _UNSHOWN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -109,6 +112,7 @@ def _check_settings(file: Path) -> None:
     settings = read_object(file)
     refuse_orders(str(file), settings)
     for step in objects(settings):
+        _check_token(file, step)
         for key in step:
             if _ELSEWHERE.search(key):
                 raise UserError(f"{file} asks for {key!r:.80}: code and files from elsewhere are refused.")
@@ -155,14 +159,40 @@ def _check_backend(file: Path) -> None:
         for step in objects(data.get(part)):
             patterns.append(step.get("Regex"))
             growth *= max(1.0, _growth(step)) if part == "normalizer" else 1.0
+            if step.get("type") == "Precompiled":
+                _check_character_table(file, step.get("precompiled_charsmap"))
             if any(isinstance(each, list) and len(each) > _MOST_PIECES for each in step.values()):
                 raise UserError(f"{file} has a {part} of more than {_MOST_PIECES} steps; no honest one has.")
     check_patterns(file, patterns)
     if growth > _MOST_GROWTH:
         raise UserError(f"{file} has a normalizer that makes texts {growth:.0e} times as long.")
     for token in data.get("added_tokens") or ():
+        _check_token(file, token)
         if isinstance(token, dict) and len(str(token.get("content"))) > _LONGEST_TOKEN:
             raise UserError(f"{file} adds a token of more than {_LONGEST_TOKEN} characters to the tokenizer.")
+
+
+def _check_token(file: Path, token: object) -> None:
+    """Refuse an added token with a key of no meaning, which the tokenizers library would print as it is."""
+    if isinstance(token, dict) and "content" in token and not token.keys() <= _TOKEN_KEYS:
+        odd = min(token.keys() - _TOKEN_KEYS)
+        raise UserError(f"{file} adds a token with the odd setting {odd!r:.80}; ask for it again.")
+
+
+def _check_character_table(file: Path, table: object) -> None:
+    """Refuse a table of characters whose sizes are not its own, or that makes much of one character.
+
+    Of sentencepiece: the trie's size in 4 bytes, the trie, and what its leaves stand for, each ended by a zero.
+    """
+    try:
+        data = base64.b64decode(table, validate=True) if isinstance(table, str) else b""
+    except ValueError:
+        data = b""
+    size = int.from_bytes(data[:4], "little")
+    if len(data) < 4 or size % 4 or size > len(data) - 4:
+        raise UserError(f"{file} has a table of characters that is cut short; ask for it again.")
+    if any(len(piece) > _LONGEST_PIECE for piece in data[4 + size :].split(b"\0")):
+        raise UserError(f"{file} has a table that puts more than {_LONGEST_PIECE} bytes for one character.")
 
 
 def _growth(step: Mapping[str, Any]) -> float:
