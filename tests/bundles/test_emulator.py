@@ -168,11 +168,11 @@ CONFIGS = {
     "a billion layers inside": (config(text_config={"n_layers": 10**9}), "'n_layers' is above 100000"),
     "a million experts": (
         another_config(t.JambaConfig(num_experts=10**6, num_hidden_layers=4)),
-        "far larger|'.*' (is missing|does not)",
+        "far more than honest ones do",
     ),
     "a vocabulary past all memory": (
         config(vocab_size=10**13),
-        r"where the config says .*\(10000000000000, 32\)",
+        "far more than honest ones do",
     ),
     "positions past all memory": (
         another_config(t.GPTJConfig(n_layer=2, n_embd=32, n_head=2, n_positions=10**9, rotary_dim=8)),
