@@ -17,7 +17,7 @@ from pathlib import Path
 
 from offsite import METHODS, Emulator, Profile, TuneConfig, build, load
 from offsite.data import tasks
-from offsite.data.examples import encode
+from offsite.data.encoding import encode
 from offsite.data_owner.tune import _trainable
 from offsite.model.decoder import Decoder
 from offsite.model.precision import attention_for, autocast

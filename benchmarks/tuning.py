@@ -27,7 +27,7 @@ import torch
 import transformers
 
 from offsite import METHODS, Emulator, Example, Split, TuneConfig, build, examples, load, tune
-from offsite.data.examples import IGNORED, encode
+from offsite.data.encoding import IGNORED, encode
 from offsite.data_owner.tune import _set_aside
 from offsite.model.decoder import Decoder
 from offsite.model.precision import bf16_pays

@@ -22,7 +22,8 @@ from offsite.docstrings import document
 if TYPE_CHECKING:
     from offsite.bundles.adapter import Adapter
     from offsite.bundles.emulator import Emulator
-    from offsite.data.examples import Encoded, Example, Question, blocks, encode
+    from offsite.data.encoding import Encoded, blocks, encode
+    from offsite.data.examples import Example, Question
     from offsite.data.tasks import Task, examples, texts
     from offsite.data.tasks import load as load_task
     from offsite.data_owner.tune import TuneConfig, Tuned, tune
@@ -48,7 +49,7 @@ _HOME = {
     "Compressed": "owner.compress",
     "DistillConfig": "owner.distill",
     "Emulator": "bundles.emulator",
-    "Encoded": "data.examples",
+    "Encoded": "data.encoding",
     "Example": "data.examples",
     "Experiment": "experiments.compare",
     "Fidelity": "owner.fidelity",
@@ -63,12 +64,12 @@ _HOME = {
     "TuneConfig": "data_owner.tune",
     "Tuned": "data_owner.tune",
     "UserError": "errors",
-    "blocks": "data.examples",
+    "blocks": "data.encoding",
     "build": "owner.build",
     "compare": "experiments.compare",
     "compress": "owner.compress",
     "distill": "owner.distill",
-    "encode": "data.examples",
+    "encode": "data.encoding",
     "evaluate": "scoring",
     "examples": "data.tasks",
     "fidelity": "owner.fidelity",

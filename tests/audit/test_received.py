@@ -11,7 +11,8 @@ from offsite import audit
 from offsite.audit.weights import leading, odd
 from offsite.bundles.adapter import adapter_tensors
 from offsite.bundles.emulator import Emulator
-from offsite.data.examples import Example, Piece, encode
+from offsite.data.encoding import encode
+from offsite.data.examples import Example, Piece
 from offsite.data_owner.tune import TuneConfig, tune
 from offsite.errors import UserError
 from offsite.model.decoder import Decoder

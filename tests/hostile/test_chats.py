@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from offsite.bundles.emulator import Emulator
-from offsite.data.examples import Example, Piece, encode
+from offsite.data.encoding import encode
+from offsite.data.examples import Example, Piece
 from offsite.errors import UserError
 from offsite.untrusted import chat_renderer
 from tests.hostile.runner import honest, memory

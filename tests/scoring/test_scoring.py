@@ -179,7 +179,7 @@ def test_prompts_are_tokenized_by_the_tokenizer_s_defaults(
 
 
 def test_training_learns_the_tokens_that_are_scored(llama, tokenizer, monkeypatch, task):
-    from offsite.data.examples import IGNORED, encode
+    from offsite.data.encoding import IGNORED, encode
 
     bos = adding(tokenizer, "<s> $A")
     seen = scored_tokens(monkeypatch, llama, bos, task)

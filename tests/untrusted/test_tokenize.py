@@ -11,7 +11,7 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from offsite.data.examples import blocks, encode
+from offsite.data.encoding import blocks, encode
 from offsite.errors import UserError
 from offsite.untrusted.tokenize import hushed
 from tests.data.test_examples import _pair, _tokenizer

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from offsite.bundles.emulator import Emulator
-from offsite.data.examples import Example, Piece, encode
+from offsite.data.encoding import encode
+from offsite.data.examples import Example, Piece
 from offsite.model.decoder import longest
 from offsite.model.precision import autocast
 from offsite.progress import track

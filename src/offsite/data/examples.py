@@ -1,25 +1,13 @@
-"""What the rows of a data file are, and how they become token ids of which some are learnt."""
+"""What the rows of a data file are: examples and questions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from offsite.data.rows import Row, read_rows
-from offsite.errors import UserError, brief
-from offsite.progress import bar
-from offsite.untrusted.chat_renderer import Write, writer
-from offsite.untrusted.tokenize import hushed, token_ids
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedTokenizerBase
-
-IGNORED = -100
-"""The label of a token that is only read."""
 
 _KINDS = '{"prompt", "completion"}, {"messages"}, {"text"} or {"prompt", "choices", "answer"}'
 
@@ -72,13 +60,6 @@ class Question:
         return Example((Piece(self.prompt, learnt=False), right), closed=False, where=where)
 
 
-class Encoded(NamedTuple):
-    """An example as token ids; `labels` are the same ids, or IGNORED where only read."""
-
-    input_ids: list[int]
-    labels: list[int]
-
-
 def read_examples(path: Path) -> list[Example]:
     """The examples in a data file (formats: see `rows.read_rows`); the kinds of rows may be mixed.
 
@@ -96,60 +77,58 @@ def read_questions(path: Path) -> list[Question]:
     return [_question(row) for row in read_rows(path)]
 
 
-def encode(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Encoded]:
-    """Token ids and labels of each example, in order, at most `max_length` tokens long.
-
-    Prompt and answer are tokenised as lm-evaluation-harness does (`_encode_pair`), so that what is learnt
-    is what is scored. What is too long loses its leftmost tokens, save a leading BOS.
-
-    Raises:
-        UserError: an example of which no token is left to learn; a chat that the tokenizer cannot write.
-    """
-    if max_length < 2:
-        raise UserError(f"A length of {max_length} tokens holds nothing to learn; give at least 2.")
-    encoded = []
-    with hushed(), bar("Tokenising", len(examples)) as advance, _writer(examples, tokenizer) as write:
-        for example in examples:
-            whole = _encoded(example, tokenizer, write)
-            encoded.append(_cut(whole, tokenizer, max_length, example.where))
-            advance(1, "")
-    return encoded
-
-
-def blocks(
-    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, length: int, count: int | None
-) -> torch.Tensor:
-    """The `texts` joined by EOS and cut into `count` equal blocks (all there are for None): (count, length).
-
-    Each block begins with the BOS that the tokenizer would put there, if it puts any.
-
-    Raises:
-        UserError: fewer blocks in the texts than wanted, or none.
-    """
-    import torch
-
-    start = _bos(tokenizer)
-    body = length - len(start)
-    if body < 1:
-        raise UserError(f"A block of {length} tokens has no room for text; make it longer.")
-    wanted = None if count is None else count * body
-    ids = _stream(texts, tokenizer, wanted)
-    found = len(ids) // body
-    if found < (1 if count is None else count):
-        raise UserError(
-            f"The text makes {found} blocks of {length} tokens where {count or 1} are wanted; "
-            "give more text, or ask for fewer or shorter blocks."
-        )
-    rows = torch.tensor(ids[: (count or found) * body], dtype=torch.long).view(-1, body)  # (count, body)
-    return torch.cat([torch.tensor([start], dtype=torch.long).expand(len(rows), -1), rows], dim=1)
-
-
 # --- rows to examples -------------------------------------------------------------------------------------
+
+_CONTENT = ("messages", "choices", "completion", "text")  # of which a row has one
+_UNHEEDED = frozenset(
+    [
+        "system",
+        "instruction",
+        "instructions",
+        "input",
+        "output",
+        "response",
+        "context",
+        "history",
+        "tools",
+        "functions",
+        "documents",
+        "tool_choice",
+        "images",
+        "audio",
+        "videos",
+        "chosen",
+        "rejected",
+        "weight",
+        "train",
+        "label",
+        "chat_template_kwargs",
+        "reasoning",
+        "reasoning_content",
+        "thinking",
+    ]
+)  # columns that mean something beside those
+_UNHEEDED_IN_TURN = frozenset(
+    [
+        "reasoning",
+        "reasoning_content",
+        "thinking",
+        "tool_calls",
+        "function_call",
+        "tool_call_id",
+        "refusal",
+        "audio",
+        "images",
+        "name",
+        "prefix",
+    ]
+)
 
 
 def _example(row: Row) -> Example:
+    _refuse_unheeded(row)
     if "messages" in row.columns:
-        return Example(_turns(row), closed=False, where=row.where)
+        return Example(tuple(_turns(row)), closed=False, where=row.where)
     if "choices" in row.columns:
         return _question(row).example(row.where)
     if "completion" in row.columns:
@@ -160,22 +139,67 @@ def _example(row: Row) -> Example:
     raise row.refused(f"expected {_KINDS}, found {_names(row.columns)}")
 
 
+def _refuse_unheeded(row: Row) -> None:
+    """Refuse a row with a column that means something and would be lost."""
+    content = [name for name in _CONTENT if name in row.columns]
+    if len(content) > 1:
+        raise row.refused(f"has {_names(content)}, which are rows of different kinds; keep one of them")
+    if not content:
+        return
+    lost = [name for name in row.columns if name in _UNHEEDED and _says_something(row.columns[name])]
+    if content[0] in ("messages", "text") and _says_something(row.columns.get("prompt")):
+        lost.insert(0, "prompt")
+    if lost:
+        raise row.refused(
+            f"has {_names(lost)} beside {_names(content)}, which would be lost; put what they say into "
+            "what is read or learnt, or remove them"
+        )
+
+
+def _says_something(value: object) -> bool:
+    return value is not None and value not in ("", [], {}) and not (isinstance(value, str) and value.isspace())
+
+
 def _names(columns: Iterable[str]) -> str:
     return ", ".join(f'"{name}"' for name in columns) or "nothing"
 
 
-def _turns(row: Row) -> tuple[Piece, ...]:
+def _turns(row: Row) -> Iterator[Piece]:
     turns = row.columns["messages"]
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise row.refused('expected "messages" to be a list of {"role", "content"}')
-    pieces = []
     for number, turn in enumerate(turns, 1):
         role = row.checked(turn.get("role"), f"the role of message {number}")
+        lost = [name for name in turn if name in _UNHEEDED_IN_TURN and _says_something(turn[name])]
+        if lost:
+            raise row.refused(
+                f"message {number} has {_names(lost)}, which would be lost; write it into its content as the "
+                "model's chat template would, or remove it"
+            )
         content = row.checked(turn.get("content"), f"the content of message {number}", blank=True)
-        pieces.append(Piece(content, learnt=role == "assistant", role=role))
-    if not any(piece.learnt for piece in pieces):
+        yield Piece(content, learnt=_is_learnt(row, turn, role, number), role=role)
+    if not any(turn.get("role") == "assistant" for turn in turns):
         raise row.refused('expected a message of the role "assistant" to learn')
-    return tuple(pieces)
+
+
+def _is_learnt(row: Row, turn: dict[str, object], role: str, number: int) -> bool:
+    """Whether a turn is the assistant's, and its `weight` (0 or 1) and `train` do not say otherwise."""
+    learnt = role == "assistant"
+    for name in ("weight", "train"):
+        value = turn.get(name)
+        if value is None:
+            continue
+        if value not in (0, 1):
+            raise row.refused(
+                f"message {number} has a {name} of {value!r:.40}; 0 (only read) and 1 (learnt) are heeded"
+            )
+        if value == 1 and role != "assistant":
+            raise row.refused(
+                f"message {number} has a {name} of {value!r} and the role {role!r:.40}; the assistant's "
+                "messages alone are learnt"
+            )
+        learnt = learnt and value == 1
+    return learnt
 
 
 def _question(row: Row) -> Question:
@@ -183,106 +207,9 @@ def _question(row: Row) -> Question:
     if not isinstance(choices, list) or len(choices) < 2:
         raise row.refused('expected "choices" to be a list of at least 2 strings')
     texts = tuple(row.checked(choice, f"choice {number}") for number, choice in enumerate(choices))
+    if isinstance(answer, float) and answer.is_integer():  # 1.0, as tables with empty cells hold it
+        answer = int(answer)
     if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(texts):
         last = len(texts) - 1
         raise row.refused(f'expected "answer" to be a number from 0 to {last}, found {answer!r:.40}')
     return Question(prompt, texts, answer)
-
-
-# --- examples to token ids --------------------------------------------------------------------------------
-
-
-def _encoded(example: Example, tokenizer: PreTrainedTokenizerBase, write: Write | None) -> Encoded:
-    pieces: Sequence[Piece] = example.pieces
-    if example.is_chat:
-        assert write
-        turns = [(piece.role, piece.text, piece.learnt) for piece in example.pieces]
-        pieces = [Piece(*piece) for piece in write(turns, example.where)]
-    ids, ends = _tokens(pieces, tokenizer, example)
-    eos = tokenizer.eos_token_id
-    if example.closed and eos is not None and ids[-1:] != [eos]:
-        ids.append(eos)
-        ends[-1] = len(ids)
-    labels = [IGNORED] * len(ids)
-    for piece, begin, end in zip(pieces, [0, *ends], ends, strict=False):
-        if piece.learnt:
-            labels[begin:end] = ids[begin:end]
-    return Encoded(ids, labels)
-
-
-def _tokens(
-    pieces: Sequence[Piece], tokenizer: PreTrainedTokenizerBase, example: Example
-) -> tuple[list[int], list[int]]:
-    """The ids of the whole text, and where the tokens of each piece end in them."""
-    texts, whole = [], ""
-    for piece, after in zip(pieces, [*pieces[1:], None], strict=True):
-        whole += piece.text
-        # the spaces between prompt and answer go with the answer's first word; a chat template's do not
-        moves = after is not None and after.learnt and not example.is_chat
-        texts.append(whole.rstrip() if moves else whole)
-    *heads, ids = _ids(texts, tokenizer, example)
-    return ids, [min(len(head), len(ids)) for head in heads] + [len(ids)]
-
-
-def _ids(texts: list[str], tokenizer: PreTrainedTokenizerBase, example: Example) -> list[list[int]]:
-    """Ids of `texts` that begin alike, with the BOS that the tokenizer adds but without an EOS it adds."""
-    bos, eos = tokenizer.bos_token, tokenizer.eos_token
-    special = not example.is_chat and not (bos and texts[-1].startswith(bos))
-    found = token_ids(tokenizer, texts, special=special, where=example.where)
-    ends = [bool(ids) and ids[-1] == tokenizer.eos_token_id and len(ids) > 1 for ids in found]
-    return [
-        ids[:-1] if end and special and not text.endswith(str(eos)) else ids
-        for ids, end, text in zip(found, ends, texts, strict=True)
-    ]
-
-
-@contextmanager
-def _writer(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> Iterator[Write | None]:
-    """What writes out the chats among the examples; None where there are none."""
-    chats = [example for example in examples if example.is_chat]
-    if not chats:
-        yield None
-        return
-    if not tokenizer.chat_template:
-        raise UserError(
-            f"{chats[0].where}: the model's tokenizer has no chat template; give prompt and completion "
-            "in place of messages."
-        )
-    try:
-        template = tokenizer.get_chat_template()
-    except ValueError as error:  # several of which none is the usual one
-        raise UserError(f"{chats[0].where}: the model's chat template refuses it: {brief(error)}.") from error
-    # a chat is written anew for each of its turns that are learnt
-    turns = sum(len(chat.pieces) * (1 + sum(piece.learnt for piece in chat.pieces)) for chat in chats)
-    with writer(template, tokenizer.special_tokens_map, turns) as write:
-        yield write
-
-
-def _cut(encoded: Encoded, tokenizer: PreTrainedTokenizerBase, length: int, where: str) -> Encoded:
-    ids, labels = encoded
-    if len(ids) > length:
-        head = 1 if ids[0] == tokenizer.bos_token_id else 0
-        ids = ids[:head] + ids[head - length :]
-        labels = labels[:head] + labels[head - length :]
-    if all(label == IGNORED for label in labels[1:]):  # the first token is never predicted
-        raise UserError(f"{where}: no token is left to learn; lengthen the answer.")
-    return Encoded(ids, labels)
-
-
-def _bos(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    with hushed():
-        first = token_ids(tokenizer, [""])[0][:1]
-    return first if first == [tokenizer.bos_token_id] else []
-
-
-def _stream(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, wanted: int | None) -> list[int]:
-    """The texts' ids with an EOS after each; no further than `wanted` of them."""
-    eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    ids: list[int] = []
-    with hushed(), bar("Tokenising", len(texts)) as advance:
-        for text in texts:
-            if wanted is not None and len(ids) >= wanted:
-                break
-            ids += token_ids(tokenizer, [text], special=False)[0] + eos
-            advance(1, "")
-    return ids

@@ -17,7 +17,8 @@ from transformers import set_seed
 from offsite.bundles import bundle
 from offsite.bundles.adapter import LORA_PARTS, Adapter, Lora, adapter_linears, adapter_tensors, swap
 from offsite.bundles.emulator import Emulator
-from offsite.data.examples import Encoded, Example, encode
+from offsite.data.encoding import Encoded, encode
+from offsite.data.examples import Example
 from offsite.errors import UserError
 from offsite.model.decoder import Decoder, base_of, longest
 from offsite.training.batches import answer_loss, pad

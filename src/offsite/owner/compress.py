@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from offsite.bundles.emulator import Emulator
 from offsite.data import tasks
-from offsite.data.examples import blocks as cut
+from offsite.data.encoding import blocks as cut
 from offsite.errors import UserError
 from offsite.files.atomic import staged
 from offsite.model.decoder import Decoder, check_length, longest

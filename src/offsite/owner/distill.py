@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from offsite.bundles import bundle
 from offsite.bundles.emulator import Emulator
-from offsite.data.examples import blocks
+from offsite.data.encoding import blocks
 from offsite.model.decoder import Decoder, longest, output_at, own
 from offsite.model.harmonizers import hung
 from offsite.training.batches import Batch

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from offsite.bundles import bundle
 from offsite.bundles.adapter import adapter_tensors
 from offsite.bundles.emulator import Emulator
-from offsite.data.examples import blocks
+from offsite.data.encoding import blocks
 from offsite.errors import UserError
 from offsite.model.decoder import Decoder, check_length
 from offsite.model.modes import evaluating

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from offsite.errors import UserError, brief
 
@@ -25,6 +25,35 @@ def token_ids(
     with refused(where):
         found: list[list[int]] = tokenizer(texts, add_special_tokens=special, verbose=False)["input_ids"]
     return found
+
+
+class Tokens(NamedTuple):
+    """A text's token ids, and the characters from `starts` to `ends` that each stands for."""
+
+    ids: list[int]
+    starts: list[int]
+    ends: list[int]
+
+
+def tokens(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], *, special: bool = True, where: str = "A text"
+) -> list[Tokens]:
+    """As `token_ids`, with the place of each token in its text; one that the tokenizer adds has no length.
+
+    Raises:
+        UserError: the tokenizer fails, or is one of Python alone, which does not say where its tokens stand.
+    """
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"{where}: the model's tokenizer does not say where its tokens stand in a text; "
+            "save it as a tokenizer.json."
+        )
+    with refused(where):
+        found = tokenizer(texts, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
+        return [
+            Tokens(ids, [start for start, _ in spans], [end for _, end in spans])
+            for ids, spans in zip(found["input_ids"], found["offset_mapping"], strict=True)
+        ]
 
 
 @contextmanager
