@@ -54,5 +54,6 @@ def emulator(
         raise UserError("This emulator came without a tokenizer, so no loss on text can be measured.")
     if not examples:
         raise UserError("There are no examples to measure the emulator on.")
-    drawn = random.Random(seed).sample(list(examples), min(sample, len(examples)))
+    teaching = [one for one in examples if any(piece.learnt for piece in one.pieces)] or list(examples)
+    drawn = random.Random(seed).sample(teaching, min(sample, len(teaching)))
     return EmulatorAudit(parameters(emulator), start(emulator, drawn, max_length), odd(emulator))

@@ -35,6 +35,12 @@ def command(
     batch_size: Annotated[int, typer.Option(help="Examples in a step.")] = 8,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-4,
     max_length: Annotated[int, typer.Option(help="Tokens of an example.")] = 512,
+    show: Annotated[
+        int, typer.Option(min=0, help="Print so many rows as they will be trained, what is learnt marked.")
+    ] = 0,
+    date: Annotated[
+        str | None, typer.Option(help="The day that a chat template prints as today, YYYY-MM-DD.")
+    ] = None,
     trusted_key: Annotated[
         Path | None, typer.Option(help="Refuse an emulator that this public key's holder did not sign.")
     ] = None,
@@ -55,15 +61,18 @@ def command(
     private = outputs(out, None, force, [emulator, data])
     from offsite import audit
     from offsite.bundles.emulator import Emulator
-    from offsite.cli import audits
+    from offsite.cli import audits, training_rows
     from offsite.data import tasks
+    from offsite.data.encoding import DATE
     from offsite.data_owner.tune import TuneConfig, tune
+    from offsite.data_owner.tune import training_rows as prepared
     from offsite.model import loading
+    from offsite.model.decoder import longest
     from offsite.training.checkpoint import has_checkpoint
 
     config = TuneConfig(
         steps=steps, batch_size=batch_size, lr=lr, seed=seed, lora_rank=lora_rank, max_length=max_length,
-        report_to=tuple(report_to or ()),
+        report_to=tuple(report_to or ()), date=date or DATE,
     )  # fmt: skip
     if trusted_key:
         from offsite.bundles import signing
@@ -72,6 +81,10 @@ def command(
     opened = Emulator.load(emulator, allow_large=allow_large)
     opened.model.to(loading.device())  # type: ignore[arg-type]
     examples = tasks.examples(data)
+    rows = prepared(opened, examples, config)
+    assert opened.tokenizer is not None
+    training_rows.warn(rows, longest(opened.model))
+    training_rows.show(rows, opened.tokenizer, show)
     found = audit.emulator(opened, examples, max_length=max_length, seed=seed)
     audits.show_emulator(found)
     with leftovers(beside(out, ".tuning"), has_checkpoint) as work:
@@ -79,28 +92,29 @@ def command(
             typer.echo(
                 "There is no interrupted run to go on from; this one begins at the first step.", err=True
             )
-        tuned = tune(opened, examples, config, work=work, resume=resume)
+        tuned = tune(opened, rows, config, work=work, resume=resume)
         with staged_with(private, out) as (receipt, folder):
             tuned.save(folder)
-            _record(receipt, tuned, config, data, audits.as_data(found))
-    _show(tuned, steps, out, private, audits.as_data(found), json)
+            first = training_rows.as_data(rows, opened.tokenizer)
+            _record(receipt, tuned, config, {"data": data, "rows": first, "audit": audits.as_data(found)})
+    shown = training_rows.as_data(rows, opened.tokenizer, show)
+    _show(tuned, steps, out, private, {"rows": shown, "audit": audits.as_data(found)}, json)
 
 
-def _record(folder: Path, tuned: Tuned, config: TuneConfig, data: str, audit: dict[str, Any]) -> None:
+def _record(folder: Path, tuned: Tuned, config: TuneConfig, seen: dict[str, Any]) -> None:
     from offsite.provenance import record
 
     receipt = {
         "adapter": tuned.digest,
-        "data": data,
         "config": asdict(config),
-        "audit": audit,
+        **seen,
         "curve": [point._asdict() for point in tuned.curve],
         "record": record(config.seed),
     }
     write_json(folder / "receipt.json", receipt)
 
 
-def _show(tuned: Tuned, steps: int, out: Path, private: Path, audit: dict[str, Any], json: bool) -> None:
+def _show(tuned: Tuned, steps: int, out: Path, private: Path, seen: dict[str, Any], json: bool) -> None:
     losses = [point.loss for point in tuned.curve if point.loss is not None]
     heldout = {point.step: point.heldout for point in tuned.curve if point.heldout is not None}
     last = max(point.step for point in tuned.curve)
@@ -112,7 +126,7 @@ def _show(tuned: Tuned, steps: int, out: Path, private: Path, audit: dict[str, A
         "loss": {"first": losses[0], "last": losses[-1]} if losses else None,
         "heldout": {"first": next(iter(heldout.values())), "best": heldout[kept]} if heldout else None,
         "steps": {"asked": steps, "made": last, "kept": kept},
-        "audit": audit,
+        **seen,
     }
 
     def show() -> None:

@@ -1,15 +1,16 @@
 """Answer masking: examples as token ids, with labels that say which of them are learnt.
 
 A token belongs to the piece of text in which it ends, by its place in the text; so the token at the boundary of
-prompt and answer belongs to the answer. Scoring splits prompts and answers alike (`encode_pair`).
+prompt and answer belongs to the answer. Scoring splits prompts and answers alike (`pieces_of`).
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, pairwise
+from itertools import accumulate, groupby, pairwise, takewhile
 from math import ceil
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,7 +18,7 @@ from offsite.data.chats import Renderer, renderer
 from offsite.data.examples import Example, Piece
 from offsite.errors import UserError
 from offsite.progress import bar
-from offsite.untrusted.tokenize import Tokens, hushed, token_ids, tokens
+from offsite.untrusted.tokenize import Tokens, encode_batch, hushed, refused, token_ids
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +29,7 @@ IGNORED = -100
 DATE = "2025-01-01"
 """What chat templates that print the date print, unless asked otherwise: the same data, the same tokens."""
 
+_LETTER = 4  # characters that a letter may be composed of
 _WORD = 8  # characters before a boundary that a tokenizer may merge otherwise when the answer follows
 
 
@@ -88,12 +90,47 @@ def prepare(
     return found
 
 
-def encode_pair(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -> tuple[list[int], list[int]]:
-    """The token ids of a prompt and of the answer behind it, split as for training."""
-    pieces = (Piece(prompt, learnt=False), Piece(answer, learnt=True))
-    ids, labels = _encoded(Example(pieces, closed=False, where="A question"), tokenizer, None)
-    known = sum(label == IGNORED for label in labels)
-    return ids[:known], ids[known:]
+def as_text(row: Encoded, tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, bool]]:
+    """A row's tokens as text again, in stretches that are each learnt or only read."""
+    stretches, end, before = [], 0, ""
+    with hushed(), refused("A row"):
+        for learnt, run in groupby(label != IGNORED for label in row.labels):
+            start, end = end, end + len(list(run))
+            # many tokenizers drop a space before the first token, so decode from the beginning
+            whole = str(tokenizer.decode(row.input_ids[:end], clean_up_tokenization_spaces=False))
+            if not whole.startswith(before):  # half a letter, completed
+                whole = before + str(tokenizer.decode(row.input_ids[start:end]))
+            stretches.append((whole[len(before) :], learnt))
+            before = whole
+    return stretches
+
+
+def pieces_of(tokens: Tokens, bounds: Sequence[int]) -> list[int]:
+    """For each token the number of the piece in which it ends; `bounds` are the characters between pieces.
+
+    A token that the tokenizer adds goes with the one before it.
+    """
+    return [bisect_left(bounds, end) for end in accumulate((end for _, end in tokens.offsets), max)]
+
+
+def read_bounds(prompt: str) -> list[int]:
+    """The `bounds` of a prompt and an answer: spaces between them go with the answer's first word."""
+    return [len(prompt.rstrip())]
+
+
+def text_tokens(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, where: str, *, bos: bool = True
+) -> list[Tokens]:
+    """Tokens of `texts` that begin alike: with the BOS that the tokenizer adds, without an EOS that it adds."""
+    special = bos and not (tokenizer.bos_token and texts[-1].startswith(tokenizer.bos_token))
+    found = encode_batch(tokenizer, list(texts), special=special, where=where)
+    ends = [special and ids[1:] and ids[-1] == tokenizer.eos_token_id for ids, _ in found]
+    return [
+        Tokens(ids[:-1], offsets[:-1])
+        if end and not text.endswith(str(tokenizer.eos_token))
+        else Tokens(ids, offsets)
+        for (ids, offsets), end, text in zip(found, ends, texts, strict=True)
+    ]
 
 
 def blocks(
@@ -132,86 +169,60 @@ def _encoded(example: Example, tokenizer: PreTrainedTokenizerBase, chats: Render
     if example.is_chat:
         assert chats
         pieces = chats.pieces(example)
+    text = "".join(piece.text for piece in pieces)
     bounds = _bounds(pieces, example.is_chat)
-    whole = _tokens("".join(piece.text for piece in pieces), tokenizer, example)
-    ids, ends = list(whole.ids), list(accumulate(whole.ends, max))  # an added token goes with the one before
-    _check_boundaries(pieces, bounds, whole, tokenizer, example)
+    head = next((end for end, after in zip(bounds, pieces[1:], strict=True) if after.learnt), 0)
+    before, whole = text_tokens([text[:head], text], tokenizer, example.where, bos=not example.is_chat)
+    learnt = {bound for bound, after in zip(bounds, pieces[1:], strict=True) if after.learnt}
+    if _mixes(whole, learnt) or not _begins(whole, before, text[:head]):
+        raise UserError(
+            f"{example.where}: the model's tokenizer reads the prompt otherwise once an answer follows, so "
+            "that what is learnt is not the answer; ask its sender for a sound one."
+        )
     labels = [
-        token if pieces[bisect_left(bounds, end)].learnt else IGNORED
-        for token, end in zip(ids, ends, strict=True)
+        token if pieces[number].learnt else IGNORED
+        for token, number in zip(whole.ids, pieces_of(whole, bounds), strict=True)
     ]
     eos = tokenizer.eos_token_id
-    if example.closed and eos is not None and ids[-1:] != [eos]:
-        ids.append(eos)
-        labels.append(eos if pieces[-1].learnt else IGNORED)
-    return Encoded(ids, labels)
+    if not example.closed or eos is None or whole.ids[-1:] == [eos]:
+        return Encoded(whole.ids, labels)
+    return Encoded([*whole.ids, eos], [*labels, eos if pieces[-1].learnt else IGNORED])
 
 
 def _bounds(pieces: Sequence[Piece], chat: bool) -> list[int]:
-    """The character at which each piece but the last ends.
-
-    The spaces between prompt and answer go with the answer's first word; those of a chat template do not.
-    """
+    """The character at which each piece but the last ends; a chat template's spaces stay where they are."""
     found, whole = [], ""
     for piece, after in pairwise(pieces):
         whole += piece.text
-        found.append(len(whole.rstrip()) if after.learnt and not chat else len(whole))
+        found += read_bounds(whole) if after.learnt and not chat else [len(whole)]
     return found
 
 
-def _tokens(text: str, tokenizer: PreTrainedTokenizerBase, example: Example) -> Tokens:
-    """The text's tokens, with the BOS that the tokenizer adds but without an EOS it adds."""
-    bos, eos = tokenizer.bos_token, tokenizer.eos_token
-    special = not example.is_chat and not (bos and text.startswith(bos))
-    [found] = tokens(tokenizer, [text], special=special, where=example.where)
-    added = special and found.ids[1:] and found.ids[-1] == tokenizer.eos_token_id
-    if added and not text.endswith(str(eos)):
-        return Tokens(*(column[:-1] for column in found))
-    return found
+def _mixes(whole: Tokens, learnt: Collection[int]) -> bool:
+    """Whether more than one token stands across the beginning of what is learnt.
 
-
-def _check_boundaries(
-    pieces: Sequence[Piece],
-    bounds: Sequence[int],
-    whole: Tokens,
-    tokenizer: PreTrainedTokenizerBase,
-    example: Example,
-) -> None:
-    """Refuse a tokenizer, which the emulator's sender made, that mixes what is read into what is learnt.
-
-    At most one token stands across a boundary, and up to the word there the tokens are those of the text
-    before it alone.
+    Several bytes of one letter may. The tokenizer comes from the emulator's sender.
     """
-    text = "".join(piece.text for piece in pieces)
-    starts = [end for end, after in zip(bounds, pieces[1:], strict=False) if after.learnt and end]
-    for bound in starts:
-        across = [
-            (start, end)
-            for start, end in zip(whole.starts, whole.ends, strict=True)
-            if start < bound < end and end - start > 4  # several bytes of one letter may
-        ]
-        if len(across) > 1:
-            raise _mixed(example)
-    if not starts:
-        return
-    head = _tokens(text[: starts[0]], tokenizer, example)
-    same = _common(head.ids, whole.ids)
-    word = starts[0] - len(text[: starts[0]].split()[-1]) if text[: starts[0]].strip() else 0
-    if same < len(whole.ids) and whole.ends[same] <= min(word, starts[0] - _WORD):
-        raise _mixed(example)
-
-
-def _mixed(example: Example) -> UserError:
-    return UserError(
-        f"{example.where}: the model's tokenizer reads the prompt otherwise once an answer follows, so "
-        "that what is learnt is not the answer; ask its sender for a sound one."
+    across = Counter(
+        bound
+        for start, end in whole.offsets
+        if end - start > _LETTER
+        for bound in learnt
+        if start < bound < end
     )
+    return any(count > 1 for count in across.values())
 
 
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many ids two lists begin with alike."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((n for n, (a, b) in pairs if a != b), min(len(one), len(other)))
+def _begins(whole: Tokens, before: Tokens, head: str) -> bool:
+    """Whether the whole's tokens are those of its `head` alone, up to the last word of that.
+
+    The last word may be cut otherwise when text follows without a space.
+    """
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(whole.ids, before.ids, strict=False)))
+    if same == len(whole.ids):  # all of it was there before, so the answer has no tokens of its own
+        return all(end <= len(head) for _, end in whole.offsets)
+    word = len(head) - max(_WORD, len(head.split()[-1]) if head.strip() else 0)
+    return whole.offsets[same][1] > word
 
 
 # --- rows of a length -------------------------------------------------------------------------------------

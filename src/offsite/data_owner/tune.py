@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import date as calendar
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from transformers import set_seed
 from offsite.bundles import bundle
 from offsite.bundles.adapter import LORA_PARTS, Adapter, Lora, adapter_linears, adapter_tensors, swap
 from offsite.bundles.emulator import Emulator
-from offsite.data.encoding import Encoded, encode
+from offsite.data.encoding import DATE, Encoded, Prepared, prepare
 from offsite.data.examples import Example
 from offsite.errors import UserError
 from offsite.model.decoder import Decoder, base_of, longest
@@ -35,15 +36,24 @@ class TuneConfig(TrainConfig):
     lora_alpha: int = 32
     """Scale of the LoRA: its update counts alpha / rank times."""
     max_length: int = 512
-    """Tokens of an example, or what the model reads if that is less; longer ones lose their prompt's start."""
+    """Tokens of an example, or what the model reads if that is less.
+
+    Longer texts are split into blocks; other examples lose their prompt's start.
+    """
     heldout: int = 32
     """Examples set aside to stop early on; never more than a tenth, none below twenty examples."""
+    date: str = DATE
+    """The day that a chat template prints as today, YYYY-MM-DD; fixed, so that a run repeats on another day."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, value in (("lora_rank", self.lora_rank), ("lora_alpha", self.lora_alpha)):
             if value is not None and not 1 <= value <= 4096:
                 raise UserError(f"{name} must be from 1 to 4096, not {value}.")
+        try:
+            calendar.fromisoformat(self.date)
+        except ValueError as error:
+            raise UserError(f"date must be a day such as {DATE}, not {self.date!r:.40}.") from error
 
 
 @dataclass
@@ -54,9 +64,26 @@ class Tuned(Adapter):
     """Loss by step; in memory only, it is in no bundle."""
 
 
+def training_rows(
+    emulator: Emulator, examples: Sequence[Example], config: TuneConfig | None = None
+) -> Prepared:
+    """Tokenise `examples` as `tune` would train on them; says what is cut and what is left out.
+
+    Raises:
+        UserError: an emulator without a tokenizer, no examples, or as `prepare`.
+    """
+    config = config or TuneConfig()
+    if emulator.tokenizer is None:
+        raise UserError("This emulator came without a tokenizer, so text cannot be tuned on.")
+    if not examples:
+        raise UserError("There are no examples to tune on.")
+    limit = min(config.max_length, longest(emulator.model))
+    return prepare(examples, emulator.tokenizer, limit, config.date)
+
+
 def tune(
     emulator: Emulator,
-    examples: Sequence[Example],
+    examples: Sequence[Example] | Prepared,
     config: TuneConfig | None = None,
     *,
     work: Path | None = None,
@@ -65,17 +92,15 @@ def tune(
 ) -> Tuned:
     """Tune the adapter layers of `emulator` on `examples`, answer tokens only, and return them.
 
+    `examples` may be the `training_rows` made of them, with the same config.
     In place: afterwards the emulator holds the tuned adapter; nothing else in it has changed. Checkpoints go
     to `work` (a temporary folder if none), from which `resume` continues to the same result. Raises UserError
     where there is nothing to learn from, where `resume` finds a run of other data or settings, and where the
     numbers run away to NaN or infinity.
     """
     config = config or TuneConfig()
-    if emulator.tokenizer is None:
-        raise UserError("This emulator came without a tokenizer, so text cannot be tuned on.")
-    if not examples:
-        raise UserError("There are no examples to tune on.")
-    rows = encode(examples, emulator.tokenizer, min(config.max_length, longest(emulator.model)))
+    data = examples if isinstance(examples, Prepared) else training_rows(emulator, examples, config)
+    rows = data.rows
     mark = _mark(emulator, rows, config)
     if work is not None and resume and mark_of(work) not in (None, mark):
         raise UserError(

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from offsite.data.encoding import pieces_of, read_bounds, text_tokens
 from offsite.data.examples import Question
 from offsite.errors import UserError
 from offsite.untrusted.tokenize import hushed, token_ids
@@ -69,10 +70,16 @@ def reads(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def _pairs(question: Question, tokenizer: PreTrainedTokenizerBase) -> list[Pair]:
-    """Spaces at the end of the prompt go with the answer's first word."""
-    texts = [question.prompt.rstrip(), *(f"{question.prompt} {choice}" for choice in question.choices)]
-    prompt, *wholes = _ids(texts, tokenizer, f"The question {question.prompt!r:.60}")
-    return [(prompt, whole[len(prompt) :]) for whole in wholes]
+    """Split each choice from the prompt as training does (`data/encoding.py`)."""
+    where = f"The question {question.prompt!r:.60}"
+    wholes = [f"{question.prompt} {choice}" for choice in question.choices]
+    if not tokenizer.is_fast:  # it does not say where its tokens stand
+        prompt, *found = _ids([question.prompt.rstrip(), *wholes], tokenizer, where)
+        return [(prompt, ids[len(prompt) :]) for ids in found]
+    bounds = read_bounds(question.prompt)
+    tokens = text_tokens(wholes, tokenizer, where)
+    known = [pieces_of(one, bounds).count(0) for one in tokens]
+    return [(one.ids[:count], one.ids[count:]) for one, count in zip(tokens, known, strict=True)]
 
 
 def _ids(texts: list[str], tokenizer: PreTrainedTokenizerBase, where: str) -> list[list[int]]:

@@ -28,32 +28,28 @@ def token_ids(
 
 
 class Tokens(NamedTuple):
-    """A text's token ids, and the characters from `starts` to `ends` that each stands for."""
+    """One text as tokens."""
 
     ids: list[int]
-    starts: list[int]
-    ends: list[int]
+    offsets: list[tuple[int, int]]
+    """Where each begins and ends in the text, in characters; (0, 0) for what the tokenizer adds."""
 
 
-def tokens(
+def encode_batch(
     tokenizer: PreTrainedTokenizerBase, texts: list[str], *, special: bool = True, where: str = "A text"
 ) -> list[Tokens]:
-    """As `token_ids`, with the place of each token in its text; one that the tokenizer adds has no length.
+    """Tokenise each text as `token_ids` does, with the place of each token.
 
     Raises:
-        UserError: the tokenizer fails, or is one of Python alone, which does not say where its tokens stand.
+        UserError: the tokenizer fails, or is one of Python alone, which knows no places.
     """
     if not tokenizer.is_fast:
         raise UserError(
-            f"{where}: the model's tokenizer does not say where its tokens stand in a text; "
-            "save it as a tokenizer.json."
+            f"{where}: the model's tokenizer does not say where its tokens stand; take its fast version."
         )
     with refused(where):
         found = tokenizer(texts, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
-        return [
-            Tokens(ids, [start for start, _ in spans], [end for _, end in spans])
-            for ids, spans in zip(found["input_ids"], found["offset_mapping"], strict=True)
-        ]
+        return list(map(Tokens, found["input_ids"], found["offset_mapping"]))
 
 
 @contextmanager
