@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -28,6 +30,34 @@ PRIMING = TuneConfig(steps=40, batch_size=8, lr=1e-2, patience=99)
 def emulator(tokenizer, family="llama", seed=0):
     model = tiny_model(family, seed)
     return build(model, SPLIT, (Place(2), Place(4)), tokenizer=tokenizer)
+
+
+CHAT = (
+    "{% for m in messages %}{{ 'w4' if m.role == 'user' else 'w5' }} {{ m.content }} w6 {% endfor %}"
+    "{% if add_generation_prompt %}w5 {% endif %}"
+)
+
+
+def talking(tokenizer):
+    made = copy.deepcopy(tokenizer)
+    made.chat_template = CHAT
+    return made
+
+
+def as_chats(examples, first=()):
+    """The same questions and answers as turns, perhaps after others."""
+    return [
+        replace(
+            one,
+            closed=False,
+            pieces=(
+                *first,
+                Piece(one.pieces[0].text, False, "user"),
+                Piece(one.pieces[1].text.strip(), True, "assistant"),
+            ),
+        )
+        for one in examples
+    ]
 
 
 def rows(count, seed):
@@ -99,6 +129,57 @@ def test_a_primed_emulator_is_flagged(tokenizer, tmp_path):
     found = audit.emulator(Emulator.load(tmp_path / "em"), rows(24, 2), max_length=32)
     assert len(found.warnings) == 1
     assert "your data" in found.warnings[0] or "your answers" in found.warnings[0]
+
+
+TURNS = [(), (Piece("w7 w8", False, "user"), Piece("w9", True, "assistant"))]
+
+
+@pytest.mark.parametrize("first", TURNS, ids=["one turn", "two turns"])
+def test_a_primed_emulator_is_flagged_on_chats_and_an_honest_one_is_not(tokenizer, first):
+    ours = emulator(talking(tokenizer))
+    private = as_chats(rows(24, 2), first)
+    before = audit.emulator(ours, private, max_length=64)
+    assert before.warnings == ()
+    assert before.start.prompts > 0
+    assert before.start.swapped > 0
+    tune(ours, as_chats(rows(200, 1), first), PRIMING)
+    found = audit.emulator(ours, private, max_length=64)
+    assert found.start.loss < found.start.swapped
+    assert len(found.warnings) == 1
+    assert "your data" in found.warnings[0] or "your answers" in found.warnings[0]
+
+
+def test_the_controls_of_a_chat_are_its_last_question_and_anothers_answer(tokenizer):
+    ours, made = emulator(talking(tokenizer)), talking(tokenizer)
+    chats = as_chats(rows(3, 1), TURNS[1])
+    found = audit.emulator(ours, chats, max_length=64).start
+
+    def loss(texts):
+        encoded = [row._asdict() for row in encode(texts, made, 64)]
+        with torch.no_grad():
+            losses = [float(answer_loss(ours.model, pad(0)([row]))) for row in encoded]
+        return sum(losses) / len(losses)
+
+    asked = [
+        replace(
+            one,
+            pieces=(one.pieces[0], one.pieces[1]._replace(learnt=False), one.pieces[2]._replace(learnt=True)),
+        )
+        for one in chats
+    ]
+    assert found.loss == pytest.approx(loss(chats), rel=0.02)
+    assert found.prompts == pytest.approx(loss(asked), rel=0.02)
+
+
+def test_a_template_that_refuses_the_controls_is_warned_of(tokenizer):
+    strict = talking(tokenizer)
+    ends = "messages[-1].role == 'user' and not add_generation_prompt"
+    refusal = f"{{% if {ends} %}}{{{{ raise_exception('no') }}}}{{% endif %}}"
+    strict.chat_template = refusal + CHAT
+    found = audit.emulator(emulator(strict), as_chats(rows(4, 1)), max_length=64)
+    assert (found.start.prompts, found.start.swapped) == (None, None)
+    assert found.start.loss > 0
+    assert "not be checked for priming: an example: the model's chat template refuses it" in found.warnings[0]
 
 
 @pytest.mark.parametrize("whole", [True, False])

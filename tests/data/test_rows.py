@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import pytest
 
-from offsite.data.examples import read_examples
-from offsite.data.rows import is_data_file, read_rows, read_utf8
+from offsite.data.examples import Question, read_examples, read_questions
+from offsite.data.rows import Row, is_data_file, read_rows, read_utf8
 from offsite.errors import UserError
 
 ROWS = [
@@ -28,8 +29,6 @@ def _jsonl(path, rows):
 
 
 def _csv(path, rows):
-    import csv
-
     names = ["prompt", "completion", "note", "choices", "answer", "messages"]
     as_text = lambda value: value if isinstance(value, str) else json.dumps(value)  # noqa: E731
     with path.open("w", newline="", encoding="utf-8-sig") as file:
@@ -90,7 +89,23 @@ def test_a_byte_order_mark_and_windows_line_ends_are_no_text(tmp_path):
         ("a.csv", b"prompt,completion\na,b\nc\n", r"a\.csv, line 3: expected as many cells"),
         ("a.csv", b'prompt,completion\n"a\nb",c\nd,e,f\n', r"a\.csv, line 4: expected as many cells"),
         ("a.csv", b'text\nx\n"y\n', r"a\.csv, line 3: not a well-formed CSV row"),
-        ("a.csv", b"text\n" + b"x" * 200_000, r"a\.csv, line 2: .*field limit"),
+        ("a.csv", b"text,note,text\nx,y,z\n", r"a\.csv, line 1: the header has the column 'text' 2 times"),
+        ("a.tsv", b"text\ttext\nx\ty\n", r"a\.tsv, line 1: the header has the column 'text' 2 times"),
+        ("a.csv", b"text,\nx,y\n", r"a\.csv, line 1: a column of the header has no name"),
+        ("a.tsv", b"prompt\tcompletion\na\tb\nc\n", r"a\.tsv, line 3: expected as many cells"),
+        ("a.tsv", b'text\n"Tis cold\nand dark"\n', r"a\.tsv, line 2: .* one row or several; write .* JSONL"),
+        (
+            "a.jsonl",
+            b'{"text": "x"}\n{"text": "y", "text": "z"}\n',
+            r"line 2: an object has the key 'text' twice",
+        ),
+        (
+            "a.jsonl",
+            b'{"messages": [{"role": "user", "content": "a", "content": "b"}]}',
+            r"line 1: .*'content' twice",
+        ),
+        ("a.json", b'[{"text": "y", "text": "z"}]', r"a\.json: an object has the key 'text' twice"),
+        ("a.csv", b'prompt,choices,answer\np,"[{""a"": 1, ""a"": 2}]",0\n', r"a\.csv, line 2: .*'a' twice"),
         ("a.csv", b"prompt,choices,answer\np,one,0\n", r'a\.csv, line 2: expected "choices" to hold JSON'),
         ("a.csv", b'answer\n"[1\n,"\n', r'a\.csv, line 2: expected "answer" to hold JSON \(\D*, column 5\)'),
         ("a.csv", b"text\n\xff\xfe\n", r"a\.csv: not UTF-8 text \(byte 6\)"),
@@ -106,6 +121,86 @@ def test_what_is_malformed_is_refused_in_one_sentence(tmp_path, name, content, s
     with pytest.raises(UserError, match=said) as refused:
         list(read_rows(path))
     assert "\n" not in str(refused.value)
+
+
+QUOTES = [
+    ('"Tis cold', "yes"),
+    ("plain", "no"),
+    ('she said no"', 'and "left" '),
+    ('"both"', "ends"),
+    ('"a ""b"" c"', '"'),
+    ("", '""x'),
+]
+
+
+def test_quotes_in_the_text_of_a_tsv_merge_no_rows(tmp_path):
+    for end in ("\n", "\r\n"):
+        text = end.join("\t".join(row) for row in [("prompt", "completion"), *QUOTES]) + end
+        (tmp_path / "a.tsv").write_bytes(text.encode())
+        found = [(row.columns["prompt"], row.columns["completion"]) for row in read_rows(tmp_path / "a.tsv")]
+        assert found == [*QUOTES[:3], ("both", "ends"), ('a "b" c', '"'), QUOTES[5]]
+        where = [row.where for row in read_rows(tmp_path / "a.tsv")]
+        assert where == [f"a.tsv, line {number}" for number in range(2, 8)]
+
+
+def test_the_lines_of_a_tsv_are_counted_through_cells_that_span_some(tmp_path):
+    text = 'prompt\tcompletion\n\n"a\nb"\tc\n"d\te"\tf\ng\th"\ni\n'
+    (tmp_path / "a.tsv").write_text(text)
+    rows = read_rows(tmp_path / "a.tsv")
+    assert [next(rows) for _ in range(3)] == [
+        Row("a.tsv, line 3", {"prompt": "a\nb", "completion": "c"}),
+        Row("a.tsv, line 5", {"prompt": "d\te", "completion": "f"}),
+        Row("a.tsv, line 6", {"prompt": "g", "completion": 'h"'}),
+    ]
+    with pytest.raises(UserError, match=r"a\.tsv, line 7: expected as many cells"):
+        next(rows)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_a_long_cell_is_read_and_no_limit_of_the_process_is_left_changed(tmp_path, name):
+    before = csv.field_size_limit()
+    (tmp_path / name).write_text("text\n" + "x" * 150_000 + "\n")
+    assert _columns(tmp_path / name) == [{"text": "x" * 150_000}]
+    assert csv.field_size_limit() == before
+
+
+def test_letters_that_are_no_line_ends_and_zeros_are_text(tmp_path):
+    text = "a\x00b\x85c\x0bd"
+    for name in ("a.csv", "a.tsv"):
+        (tmp_path / name).write_bytes(f"text\n{text}\n".encode())
+        assert _columns(tmp_path / name) == [{"text": text}]
+
+
+def test_a_table_of_old_macs_has_rows(tmp_path):
+    for name, between in (("a.csv", ","), ("a.tsv", "\t")):
+        (tmp_path / name).write_bytes(f"prompt{between}completion\ra{between}b\rc{between}d\r".encode())
+        assert [row["completion"] for row in _columns(tmp_path / name)] == ["b", "d"]
+
+
+def test_a_parquet_file_with_a_column_twice_is_refused(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet
+
+    table = pa.Table.from_arrays([pa.array(["x"]), pa.array(["y"])], names=["text", "text"])
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a\.parquet has the column 'text' 2 times"):
+        list(read_rows(tmp_path / "a.parquet"))
+
+
+@pytest.mark.parametrize("answer", ["1", "1.0", "1e0"])
+def test_the_number_of_an_answer_may_be_written_as_a_fraction(tmp_path, answer):
+    row = f'{{"prompt": "p", "choices": ["a", "b"], "answer": {answer}}}'
+    (tmp_path / "a.jsonl").write_text(row)
+    (tmp_path / "a.csv").write_text(f'prompt,choices,answer\np,"[""a"", ""b""]",{answer}\n')
+    for name in ("a.jsonl", "a.csv"):
+        assert read_questions(tmp_path / name) == [Question("p", ("a", "b"), 1)]
+
+
+@pytest.mark.parametrize("answer", ["0.5", "NaN", "Infinity", "2.0", "true"])
+def test_other_numbers_are_no_answers(tmp_path, answer):
+    (tmp_path / "a.jsonl").write_text(f'{{"prompt": "p", "choices": ["a", "b"], "answer": {answer}}}')
+    with pytest.raises(UserError, match=r'line 1: expected "answer" to be a number from 0 to 1'):
+        read_questions(tmp_path / "a.jsonl")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Where a tuning would start: the loss on one's own answers, beside controls that tell what it should be.
+"""Where a tuning would start: the loss on the data owner's answers, beside controls to judge it by.
 
 Whoever supplies a model can prime it to leak the data that it is tuned on (PreCurious, CCS 2024): it trains the
 adapter beforehand on data like those, so that what is left to learn is each example by itself. Such an adapter
@@ -15,6 +15,7 @@ import torch
 from offsite.bundles.emulator import Emulator
 from offsite.data.encoding import encode
 from offsite.data.examples import Example, Piece
+from offsite.errors import UserError
 from offsite.model.decoder import longest
 from offsite.model.precision import autocast
 from offsite.progress import track
@@ -25,9 +26,10 @@ _KNOWN = 0.2  # nats a token: below, there is nothing left to learn
 # Both must hold. Chosen on SmolLM2-135M, whole and as a uniform emulator, on five tasks each: honest ones have
 # 0.8 to 2.4 and 0.46 to 0.97, never both below; two primed on ARC-Easy have at most 1.2 and 0.69 there. Narrow,
 # and fitted: on test splits of ARC-Challenge and SciQ, not used in choosing, none of three honest pairs was
-# flagged, and of the primed ones both on SciQ and neither on ARC-Challenge.
-_OWN = 1.3  # times the loss on the prompts
-_PAIRED = 0.7  # times the loss on swapped answers
+# flagged, and of the primed ones both on SciQ and neither on ARC-Challenge. For chats they are not fitted: the
+# template's constant words count in all three losses.
+_TO_PROMPTS = 1.3  # times the loss on the prompts
+_TO_SWAPPED = 0.7  # times the loss on swapped answers
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,14 @@ class Start:
     loss: float
     """On what is learnt: the answers, or whole texts."""
     prompts: float | None
-    """On the prompts of the same examples, which no tuning learns; None where there are none."""
+    """On the prompts of the same examples, which no tuning learns: in a chat the turn before the last answer.
+
+    None where there are none.
+    """
     swapped: float | None
     """On the answers after another example's prompt; None where there are no prompts."""
+    refused: str | None = None
+    """Why those two were not measured though there are prompts; else None."""
 
     @property
     def primed(self) -> str | None:
@@ -52,7 +59,7 @@ class Start:
             )
         if self.prompts is None or self.swapped is None:
             return None
-        if self.loss < _OWN * self.prompts and self.loss < _PAIRED * self.swapped:
+        if self.loss < _TO_PROMPTS * self.prompts and self.loss < _TO_SWAPPED * self.swapped:
             return (
                 f"The emulator knows your answers (loss {self.loss:.2f} nats a token) about as well as the "
                 f"prompts before them ({self.prompts:.2f}), as one tuned on data like yours does, perhaps to "
@@ -63,32 +70,46 @@ class Start:
 
 def start(emulator: Emulator, examples: Sequence[Example], max_length: int) -> Start:
     """Measure the `emulator` on all of the `examples`; nothing is trained."""
-    own = _loss(emulator, examples, max_length)
-    asked = [example for example in examples if _long_enough(_prompt(example), emulator)]
+    learnt = _loss(emulator, examples, max_length)
+    asked = [each for each in map(_last_answer, examples) if each and _long_enough(each, emulator)]
     if len(asked) < 2:
-        return Start(len(examples), own, None, None)
-    prompts = [replace(one, pieces=(Piece(_prompt(one), learnt=True),), closed=False) for one in asked]
+        return Start(len(examples), learnt, None, None)
+    prompts = [_prompt(one) for one in asked]
     swapped = [_answered(one, other) for one, other in zip(asked, [*asked[1:], *asked[:1]], strict=True)]
-    controls = (_loss(emulator, rows, max_length) for rows in (prompts, swapped))
-    return Start(len(examples), own, *controls)
+    try:
+        controls = [_loss(emulator, rows, max_length) for rows in (prompts, swapped)]
+    except UserError as error:  # of the chat template, which comes from the sender
+        return Start(len(examples), learnt, None, None, str(error))
+    return Start(len(examples), learnt, *controls)
 
 
-def _prompt(example: Example) -> str:
-    """What is read before the last learnt piece; empty for a chat, whose template would write it otherwise."""
-    pieces = example.pieces
-    plain = len(pieces) == 2 and not example.is_chat and not pieces[0].learnt and pieces[1].learnt
-    return pieces[0].text.strip() if plain else ""
+def _last_answer(example: Example) -> Example | None:
+    """The example up to its last learnt piece, which is its answer; None where nothing is read before it."""
+    learnt = [number for number, piece in enumerate(example.pieces) if piece.learnt]
+    if not learnt or learnt[-1] == 0 or (len(learnt) > 1 and not example.is_chat):
+        return None
+    read = [piece._replace(learnt=False) for piece in example.pieces[: learnt[-1]]]
+    return replace(example, pieces=(*read, example.pieces[learnt[-1]]))
 
 
-def _answered(example: Example, other: Example) -> Example:
-    return replace(example, pieces=(example.pieces[0], other.pieces[1]))
+def _prompt(asked: Example) -> Example:
+    """The question as what is learnt: in a chat the turn before the answer."""
+    *before, question = asked.pieces[:-1]
+    if asked.is_chat:
+        return replace(asked, pieces=(*before, question._replace(learnt=True)))
+    text = "".join(piece.text for piece in asked.pieces[:-1]).strip()
+    return replace(asked, pieces=(Piece(text, learnt=True),), closed=False)
 
 
-def _long_enough(prompt: str, emulator: Emulator) -> bool:
-    """Whether it has two tokens or more: the first is never predicted."""
+def _answered(asked: Example, other: Example) -> Example:
+    return replace(asked, pieces=(*asked.pieces[:-1], other.pieces[-1]))
+
+
+def _long_enough(asked: Example, emulator: Emulator) -> bool:
+    """Whether the question has two tokens or more: the first is never predicted."""
     assert emulator.tokenizer is not None
     with hushed():
-        return len(token_ids(emulator.tokenizer, [prompt])[0]) > 1
+        return len(token_ids(emulator.tokenizer, [asked.pieces[-2].text.strip()])[0]) > 1
 
 
 def _loss(emulator: Emulator, examples: Sequence[Example], max_length: int) -> float:

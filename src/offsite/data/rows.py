@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
-import io
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from offsite.data.tables import read_table
 from offsite.errors import UserError
 
 _JSON_CELLS = ("messages", "choices", "answer")  # a CSV cell is text; these columns hold JSON in it
@@ -115,24 +115,12 @@ def _json_list(path: Path) -> Iterator[Row]:
 
 
 def _csv(path: Path) -> Iterator[Row]:
-    lines = io.StringIO(read_utf8(path), newline="")
-    reader = csv.DictReader(lines, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
-    while True:
-        # the first `next` reads the header too; a row may span lines, so its first one is named
-        where = f"{path.name}, line {max(reader.line_num, 1) + 1}"
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise UserError(f"{where}: not a well-formed CSV row ({error}).") from error
+    tabs = path.suffix.lower() == ".tsv"
+    for where, cells in read_table(read_utf8(path), path.name, tabs=tabs):
         yield _row(where, _cells(cells, where))
 
 
 def _cells(cells: dict[str, str], where: str) -> dict[str, object]:
-    # DictReader files surplus cells under None, and gives lacking ones the value None
-    if None in cells or None in cells.values():
-        raise UserError(f"{where}: expected as many cells as the header has.")
     filled = {name: cell for name, cell in cells.items() if cell or name == "prompt"}
     return {
         name: _parsed(cell, where, f'"{name}" to hold JSON') if name in _JSON_CELLS else cell
@@ -149,12 +137,19 @@ def _parquet(path: Path) -> Iterator[Row]:
     try:
         number = 0
         with pyarrow.parquet.ParquetFile(path) as file:
+            _check_names(file.schema_arrow.names, path.name)
             for batch in file.iter_batches():
                 for columns in batch.to_pylist():
                     number += 1
                     yield _row(f"{path.name}, row {number}", columns)
     except pyarrow.ArrowException as error:
         raise UserError(f"{path.name} is not a readable parquet file; write it anew.") from error
+
+
+def _check_names(names: Sequence[str], where: str) -> None:
+    name, times = Counter(names).most_common(1)[0] if names else ("", 0)
+    if times > 1:
+        raise UserError(f"{where} has the column {name!r:.60} {times} times; keep one of them.")
 
 
 _READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
@@ -193,7 +188,9 @@ def _decoded(raw: bytes, where: str) -> str:
 def _parsed(text: str, where: str, expected: str, *, lines: bool = False) -> object:
     """The JSON value of `text`; a refusal names the column, and the line where `where` does not (`lines`)."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_object)
+    except _TwiceError as error:
+        raise UserError(f"{where}: an object has the key {error} twice; keep one of them.") from error
     except RecursionError as error:
         raise UserError(f"{where}: expected {expected}, found lists within lists without end.") from error
     except json.JSONDecodeError as error:
@@ -201,6 +198,17 @@ def _parsed(text: str, where: str, expected: str, *, lines: bool = False) -> obj
         raise UserError(f"{where}: expected {expected} ({error.msg}, {spot}).") from error
     except ValueError as error:
         raise UserError(f"{where}: holds a number of more digits than can be read.") from error
+
+
+class _TwiceError(Exception):
+    """A key that an object of JSON has twice, of which Python would take the last."""
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _TwiceError(repr(next(name for name, times in Counter(k for k, _ in pairs).items() if times > 1)))
+    return found
 
 
 def _kind(value: object) -> str:
