@@ -77,7 +77,7 @@ def start(emulator: Emulator, examples: Sequence[Example], max_length: int) -> S
     prompts = [_prompt(one) for one in asked]
     swapped = [_answered(one, other) for one, other in zip(asked, [*asked[1:], *asked[:1]], strict=True)]
     try:
-        controls = [_loss(emulator, rows, max_length) for rows in (prompts, swapped)]
+        controls = _loss(emulator, prompts, max_length), _loss(emulator, swapped, max_length)
     except UserError as error:  # of the chat template, which comes from the sender
         return Start(len(examples), learnt, None, None, str(error))
     return Start(len(examples), learnt, *controls)
