@@ -63,3 +63,15 @@ def test_fidelity_and_what_was_kept_and_a_receipt_take_public_names_alone(tmp_pa
     tokens = offsite.held_out(offsite.texts(str(text)), tokenizer, 16, 4)
     assert tokens.shape == offsite.blocks(offsite.texts(str(text)), tokenizer, 16, 4).shape == (4, 16)
     assert 0 < offsite.fidelity(emulator, model, tokens).cosine < 1
+
+
+def test_a_batch_of_masked_answers_takes_public_names_alone(tmp_path, tokenizer):
+    model, data = tiny_model("llama"), tmp_path / "rows.jsonl"
+    made = [{"prompt": "w4 " * i + "w5", "completion": f" w{i + 20} w9"} for i in range(1, 5)]
+    data.write_text("\n".join(map(json.dumps, made)))
+    prepared = offsite.prepare(offsite.examples(str(data)), tokenizer, 6)
+    assert (prepared.cut_rows, prepared.cut_tokens, prepared.longest) == (2, 3, 8)
+    batch = offsite.pad(tokenizer.pad_token_id)([row._asdict() for row in prepared.rows])
+    assert (batch["labels"] != offsite.IGNORED).sum(dim=1).tolist() == [3] * 4  # two words and the EOS
+    with torch.no_grad():
+        assert torch.allclose(offsite.answer_loss(model, batch), model(**batch).loss, atol=1e-5)

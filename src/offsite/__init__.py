@@ -22,7 +22,7 @@ from offsite.docstrings import document
 if TYPE_CHECKING:
     from offsite.bundles.adapter import Adapter
     from offsite.bundles.emulator import Emulator
-    from offsite.data.encoding import Encoded, blocks, encode
+    from offsite.data.encoding import IGNORED, Encoded, Prepared, blocks, encode, prepare
     from offsite.data.examples import Example, Question
     from offsite.data.tasks import Task, examples, texts
     from offsite.data.tasks import load as load_task
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from offsite.owner.profile import Profile
     from offsite.owner.receipt import write_receipt
     from offsite.scoring import Score, evaluate
+    from offsite.training.batches import answer_loss, pad
 
 _HOME = {
     "Adapter": "bundles.adapter",
@@ -53,9 +54,11 @@ _HOME = {
     "Example": "data.examples",
     "Experiment": "experiments.compare",
     "Fidelity": "owner.fidelity",
+    "IGNORED": "data.encoding",
     "METHODS": "owner.methods",
     "Method": "owner.methods.base",
     "Place": "owner.blueprint",
+    "Prepared": "data.encoding",
     "Profile": "owner.profile",
     "Question": "data.examples",
     "Score": "scoring",
@@ -64,6 +67,7 @@ _HOME = {
     "TuneConfig": "data_owner.tune",
     "Tuned": "data_owner.tune",
     "UserError": "errors",
+    "answer_loss": "training.batches",
     "blocks": "data.encoding",
     "build": "owner.build",
     "compare": "experiments.compare",
@@ -77,13 +81,16 @@ _HOME = {
     "keep_of": "owner.build",
     "load": "model.loading",
     "load_task": "data.tasks",
+    "pad": "training.batches",
     "plug": "owner.plug",
+    "prepare": "data.encoding",
     "profile_of": "owner.compress",
     "texts": "data.tasks",
     "tune": "data_owner.tune",
     "write_receipt": "owner.receipt",
 }
 __all__ = [
+    "IGNORED",
     "METHODS",
     "Adapter",
     "Blueprint",
@@ -96,6 +103,7 @@ __all__ = [
     "Fidelity",
     "Method",
     "Place",
+    "Prepared",
     "Profile",
     "Question",
     "Score",
@@ -104,6 +112,7 @@ __all__ = [
     "TuneConfig",
     "Tuned",
     "UserError",
+    "answer_loss",
     "blocks",
     "build",
     "compare",
@@ -117,7 +126,9 @@ __all__ = [
     "keep_of",
     "load",
     "load_task",
+    "pad",
     "plug",
+    "prepare",
     "profile_of",
     "texts",
     "tune",
