@@ -127,6 +127,14 @@ def test_memory_measures_a_compression(run, capsys):
     assert figures["keep"] == 0.7
 
 
+def test_tokenizing_times_rows_here_and_in_the_worker(run, capsys):
+    run("tokenizing.py", "model", "--text", "text.txt", "--rows", "50", "--words", "5", "--rounds", "1")
+    start, ids, offsets = capsys.readouterr().out.splitlines()
+    assert start.startswith("start of the worker: ")
+    assert ids.startswith("token_ids: 50 rows, here ")
+    assert offsets.startswith("encode_batch: 50 rows, here ")
+
+
 def test_every_benchmark_is_run_here():
     text = Path(__file__).read_text(encoding="utf-8")
     assert {file.name for file in FOLDER.glob("*.py")} == set(re.findall(r'"(\w+\.py)"', text))

@@ -25,6 +25,10 @@ def split(pattern):
     return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
 
 
+def sequence(parts):
+    return {"type": "Sequence", "pretokenizers": parts}
+
+
 def replace(pattern, content):
     return {"type": "Replace", "pattern": {"String": pattern}, "content": content}
 
@@ -37,6 +41,16 @@ def charsmap(written):
 def token(text, number):
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
     return {"id": number, "content": text, **flags}
+
+
+def twice(folder):
+    piece = {"Sequence": {"id": "A", "type_id": 0}}
+    backend(post_processor={"type": "TemplateProcessing", "single": [piece, piece], "pair": [],
+                            "special_tokens": {}})(folder)  # fmt: skip
+
+
+def model(**changes):
+    return lambda folder: backend(model=read_json(folder / "tokenizer.json")["model"] | changes)(folder)
 
 
 OS = "cycler.__init__.__globals__.os.system('touch canary')"
@@ -86,6 +100,13 @@ for _name, _why, _alter in [
      backend(normalizer={"type": "Precompiled", "precompiled_charsmap": charsmap(b"b" * 100_000)})),
     ("an added token whose setting would be printed", "odd setting",
      backend(added_tokens=[token("zzz", 130) | {"normalized\u202e": True}])),
+    ("merges that are dropped at random", "dropout 0.5", model(dropout=0.5)),
+    ("a text that is written twice", "writes a text 2 times", twice),
+    ("added tokens that are a number", "gives 5 for added_tokens", backend(added_tokens=5)),
+    ("added tokens that are numbers", "for added_tokens", backend(added_tokens=[5])),
+    ("a model that is a number", "tokenizer", backend(model=5)),
+    ("two thousand patterns", "together; at most 20000 are read",
+     backend(pre_tokenizer=sequence([sequence([split("((((a))))" * 5)] * 50)] * 40))),
     ("another kind of model", "tokenizer", backend(model={"type": "Evil\x1b[2J"})),
     ("merges of words that are not there", "tokenizer",
      backend(model={"type": "BPE", "vocab": {"a": 0}, "merges": ["a b", "x y"]})),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from offsite.errors import UserError
-from offsite.untrusted import chat_renderer
+from offsite.untrusted import chat_renderer, sandbox
 from offsite.untrusted.chat_template import check_template
 from tests.families import tiny_tokenizer
 
@@ -256,7 +256,7 @@ def test_one_process_writes_all_and_ends_with_the_call(monkeypatch):
         started.append(real(*args, **words))
         return started[-1]
 
-    monkeypatch.setattr(chat_renderer.subprocess, "Popen", noted)
+    monkeypatch.setattr(sandbox.subprocess, "Popen", noted)
     with chat_renderer.writer(CHATML, {}, 9) as write:
         first, second = write(_turns(TURNS), "a"), write(_turns(TURNS), "b")
     assert first == second
@@ -265,7 +265,7 @@ def test_one_process_writes_all_and_ends_with_the_call(monkeypatch):
 
 
 def test_what_cannot_be_started_is_no_fault_of_the_template(monkeypatch):
-    monkeypatch.setattr(chat_renderer.sys, "executable", "/bin/true")
+    monkeypatch.setattr(sandbox.sys, "executable", "/bin/true")
     with pytest.raises(UserError, match="'/bin/true' does not start"), chat_renderer.writer(CHATML, {}, 9):
         pass
 

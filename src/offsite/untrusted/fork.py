@@ -24,8 +24,8 @@ _MEMORY = 384 << 20  # bytes beyond what this process has
 _PARALLELISM = "TOKENIZERS_PARALLELISM"  # where it is not set, tokenizers prints a warning at each fork
 
 
-def try_first(build: Callable[[], object], what: str) -> None:
-    """Run `build` in a copy of this process; `what` it builds begins a sentence.
+def try_first(build: Callable[[], object], what: str, memory: int = _MEMORY) -> None:
+    """Run `build` in a copy of this process, which may take so many bytes; `what` it builds begins a sentence.
 
     Raises:
         UserError: `build` raised it there, or took too much.
@@ -36,7 +36,7 @@ def try_first(build: Callable[[], object], what: str) -> None:
     with _quiet_fork():
         child = os.fork()
     if not child:
-        _answer(build, writing)
+        _answer(build, writing, memory)
     os.close(writing)
     try:
         answer = _read(reading)
@@ -46,21 +46,21 @@ def try_first(build: Callable[[], object], what: str) -> None:
         os.waitpid(child, 0)
     if answer is None:
         raise UserError(
-            f"{what} takes more than {_SECONDS} seconds or {_MEMORY >> 20} MiB to build; ask its sender for a "
+            f"{what} takes more than {_SECONDS} seconds or {memory >> 20} MiB to build; ask its sender for a "
             "sound one."
         )
     if answer["refused"]:
         raise UserError(answer["refused"])
 
 
-def _answer(build: Callable[[], object], writing: int) -> NoReturn:
+def _answer(build: Callable[[], object], writing: int, memory: int) -> NoReturn:
     """In the child: build within limits, answer, end."""
     answer = None
     try:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for screen in (1, 2):
             os.dup2(nowhere, screen)
-        _limit()
+        _limit(memory)
         warnings.simplefilter("ignore")
         try:
             build()
@@ -77,14 +77,14 @@ def _answer(build: Callable[[], object], writing: int) -> NoReturn:
         os._exit(0)
 
 
-def _limit() -> None:
+def _limit(memory: int) -> None:
     import resource
 
     with open("/proc/self/statm") as file:  # noqa: PTH123 - takes no memory to import
         data = int(file.read().split()[5]) * resource.getpagesize()
     for kind, most in (
         (resource.RLIMIT_CPU, _SECONDS),
-        (resource.RLIMIT_DATA, data + _MEMORY),
+        (resource.RLIMIT_DATA, data + memory),
         (resource.RLIMIT_CORE, 0),
     ):
         hard = resource.getrlimit(kind)[1]

@@ -1,7 +1,7 @@
-"""A tokenizer from a stranger: a class of transformers' own, over files, patterns and templates within bounds.
+"""Open an untrusted tokenizer: a class of transformers, with files, patterns and templates within bounds.
 
-What runs later on the data owner's texts is checked here: a pattern may not take time without end (`pattern`),
-a normalizer may not blow texts up, and a chat template may do no more than write out messages (`template`).
+What its files hold is checked here, and it is opened in a copy of this process first (`fork`). It reads the
+data owner's texts in the worker (`tokenize`), within limits.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from offsite.errors import UserError, brief
 from offsite.untrusted.chat_template import check_template
 from offsite.untrusted.config import objects, refuse_orders
 from offsite.untrusted.files import parse, read_object, read_text
+from offsite.untrusted.fork import try_first
 from offsite.untrusted.regex import check_patterns
-from offsite.untrusted.tokenize import hushed
+from offsite.untrusted.tokenize import mark_untrusted
 
 _SETTINGS = "tokenizer_config.json"
 _BACKEND = "tokenizer.json"
@@ -55,12 +56,13 @@ _SPARE_IDS = 1000  # past the embeddings; honest tokenizers have one or two
 _MOST_GROWTH = 64  # of a text, through all replacements
 _LONGEST_PIECE = 128  # bytes that a table of characters puts for one; honest ones have 33
 _TOKEN_KEYS = {"id", "content", "single_word", "lstrip", "rstrip", "normalized", "special", "__type"}
+_OPENED, _OPENED_A_BYTE = 384 << 20, 40  # bytes that opening may take, and for each byte of tokenizer.json
 _MOST_PIECES = 64  # in a template of special tokens
 _UNSHOWN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def from_folder(folder: Path, words: int) -> PreTrainedTokenizerBase:
-    """The tokenizer in a stranger's `folder`, for a model of so many `words`; a UserError for an odd one."""
+    """Open the untrusted tokenizer in `folder`, for a model of so many `words`; a UserError if unsound."""
     for name in sorted(VOCABULARY):
         if (folder / name).exists():
             _check_size(folder / name, words)
@@ -73,22 +75,30 @@ def from_folder(folder: Path, words: int) -> PreTrainedTokenizerBase:
         check_template(folder / _TEMPLATE, read_text(folder / _TEMPLATE))
     if (folder / _BACKEND).exists():
         _check_backend(folder / _BACKEND)
-    tokenizer = _opened(folder)
+    tokenizer = _tried(folder)
     _check_templates(folder, tokenizer.chat_template)  # whatever it came from
     _check_vocabulary(folder, tokenizer.get_vocab(), words)
     for token in tokenizer.all_special_tokens:
         if _UNSHOWN.search(token):
             raise UserError(f"{folder}: the tokenizer's token {token!r:.80} would steer a terminal.")
+    mark_untrusted(tokenizer)
     return tokenizer
+
+
+def _tried(folder: Path) -> PreTrainedTokenizerBase:
+    """Open a tokenizer in a copy of this process first, where a panic of its library is not seen."""
+    backend = folder / _BACKEND
+    size = backend.stat().st_size if backend.exists() else 0
+    try_first(lambda: _opened(folder), f"The tokenizer in {folder}", _OPENED + _OPENED_A_BYTE * size)
+    return _opened(folder)
 
 
 def _opened(folder: Path) -> PreTrainedTokenizerBase:
     try:
-        with hushed():
-            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-                folder, trust_remote_code=False, local_files_only=True
-            )
-            tokenizer.get_vocab()
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
+        tokenizer.get_vocab()
     except (KeyboardInterrupt, MemoryError):
         raise
     except BaseException as error:  # the tokenizers library panics with what is no Exception
@@ -166,9 +176,13 @@ def _check_backend(file: Path) -> None:
     check_patterns(file, patterns)
     if growth > _MOST_GROWTH:
         raise UserError(f"{file} has a normalizer that makes texts {growth:.0e} times as long.")
-    for token in data.get("added_tokens") or ():
+    _check_repeatable(file, data)
+    added = data.get("added_tokens") or []
+    if not isinstance(added, list) or not all(isinstance(token, dict) for token in added):
+        raise UserError(f"{file} gives {added!r:.40} for added_tokens, which is no list of tokens.")
+    for token in added:
         _check_token(file, token)
-        if isinstance(token, dict) and len(str(token.get("content"))) > _LONGEST_TOKEN:
+        if len(str(token.get("content"))) > _LONGEST_TOKEN:
             raise UserError(f"{file} adds a token of more than {_LONGEST_TOKEN} characters to the tokenizer.")
 
 
@@ -193,6 +207,21 @@ def _check_character_table(file: Path, table: object) -> None:
         raise UserError(f"{file} has a table of characters that is cut short; ask for it again.")
     if any(len(piece) > _LONGEST_PIECE for piece in data[4 + size :].split(b"\0")):
         raise UserError(f"{file} has a table that puts more than {_LONGEST_PIECE} bytes for one character.")
+
+
+def _check_repeatable(file: Path, data: Mapping[str, Any]) -> None:
+    """Refuse what tokenises a text in another way each time, or writes it several times."""
+    model = data.get("model")
+    if isinstance(model, dict) and (dropout := model.get("dropout")):
+        raise UserError(f"{file} drops merges at random (dropout {dropout!r:.20}); it must be null.")
+    for step in objects(data.get("post_processor")):
+        single = step.get("single")
+        pieces = single if isinstance(single, list) else []
+        count = sum(isinstance(piece, dict) and "Sequence" in piece for piece in pieces)
+        if single is not None and count != 1:
+            raise UserError(
+                f"{file} has a post-processor that writes a text {count} times; it must do so once."
+            )
 
 
 def _growth(step: Mapping[str, Any]) -> float:

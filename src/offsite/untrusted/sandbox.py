@@ -1,0 +1,97 @@
+"""Start the worker, a process with limits, which renders chats and tokenises with what is untrusted.
+
+No look at a template or a tokenizer tells how long it runs or how much it writes. So the worker is ended as
+soon as it takes more than it may: by its limits of memory and processor time (`worker`), and by the clock here.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import markupsafe
+import tokenizers
+
+from offsite.errors import UserError
+from offsite.untrusted import worker
+
+MEMORY = 512 << 20  # bytes for one request, beyond what its length explains
+
+
+class Sandbox:
+    """A worker that may take `seconds` in all; whoever gives it more to do adds to them."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.late = False
+        """Whether it was ended because it took too long."""
+        self._spent = 0.0
+        folders = {str(Path(str(each.__file__)).parents[1]) for each in (jinja2, markupsafe, tokenizers)}
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", worker.__file__, *sorted(folders)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        self.close = weakref.finalize(self, _end, self._process)
+        if self.ask({}, 100) is None:
+            raise UserError(
+                "Chats and texts are read by a process of their own, which "
+                f"{sys.executable!r} does not start; run offsite with a plain Python."
+            )
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still answers."""
+        return self.close.alive and self._process.poll() is None
+
+    def ask(self, request: dict[str, Any], most: int) -> bytes | None:
+        """Return the answer, of at most so many bytes; None where it took more than it may, and is ended."""
+        if not self.alive:
+            return None
+        left = max(0.1, self.seconds - self._spent)
+        begun = time.monotonic()
+        clock = threading.Timer(left, self._process.kill)  # holds no reference to this
+        clock.daemon = True
+        clock.start()
+        try:
+            self._send(json.dumps(request | {"seconds": left, "memory": MEMORY}).encode())
+            answer = self._read(most)
+        finally:
+            clock.cancel()
+            taken = time.monotonic() - begun
+            self._spent += taken
+        if answer is None:
+            self.late = taken >= left
+            self.close()
+        return answer
+
+    def _send(self, message: bytes) -> None:
+        assert self._process.stdin
+        with suppress(OSError):  # it has ended; that nothing is answered says so
+            self._process.stdin.write(worker.LENGTH.pack(len(message)))
+            self._process.stdin.write(message)
+            self._process.stdin.flush()
+
+    def _read(self, most: int) -> bytes | None:
+        assert self._process.stdout
+        head = self._process.stdout.read(worker.LENGTH.size)
+        if len(head) < worker.LENGTH.size or (length := worker.LENGTH.unpack(head)[0]) > most:
+            return None
+        answer = self._process.stdout.read(length)
+        return answer if len(answer) == length else None
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+    for stream in (process.stdin, process.stdout):
+        assert stream
+        with suppress(OSError):  # what it was not given before it ended
+            stream.close()
