@@ -26,12 +26,13 @@ REMOTE = "remote code"
 SMALL = dict(vocab_size=32, hidden_size=8, intermediate_size=8, num_hidden_layers=4, num_attention_heads=2,
              num_key_value_heads=2)  # fmt: skip
 for _name, _why, _alter in [
-    ("a vocabulary of a billion", r"\(1000000000, 32\)", config(vocab_size=10**9)),
+    ("a vocabulary of a billion", r"\(1000000000, 32\)|needs about", config(vocab_size=10**9)),
     ("a vocabulary of less than nothing", "describes no llama", config(vocab_size=-5)),
     ("a million layers", "'num_hidden_layers'", config(num_hidden_layers=10**6)),
     ("ninety thousand layers", "far larger", config(num_hidden_layers=90_000)),
-    ("a width of a million", r"where the config says|fit the linears", config(hidden_size=2**20)),
-    ("a feed-forward of a billion", r"where the config says|fit the linears", config(intermediate_size=10**9)),
+    ("a width of a million", r"where the config says|fit the linears|needs about", config(hidden_size=2**20)),
+    ("a feed-forward of a billion", r"where the config says|fit the linears|needs about",
+     config(intermediate_size=10**9)),
     ("a width past all numbers", "config", config(hidden_size=2**80)),
     ("a billion labels", "'num_labels'", config(num_labels=10**9)),
     ("ten million labels", "'num_labels'", config(num_labels=10**7)),
