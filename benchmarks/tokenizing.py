@@ -12,11 +12,16 @@ import copy
 import itertools
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from offsite.data.encoding import prepare
+from offsite.data.examples import Example, Piece
 from offsite.untrusted.tokenize import encode_batch, mark_untrusted, token_ids
+
+Encode = Callable[[PreTrainedTokenizerBase, list[str]], object]
 
 
 def rows(text: str, count: int, words: int) -> list[str]:
@@ -25,10 +30,17 @@ def rows(text: str, count: int, words: int) -> list[str]:
     return [" ".join(itertools.islice(endless, words)) for _ in range(count)]
 
 
-def seconds(encode, tokenizer, texts) -> float:
+def seconds(encode: Encode, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> float:
     start = time.perf_counter()
     encode(tokenizer, texts)
     return time.perf_counter() - start
+
+
+def training_rows(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> None:
+    """What `tune` does with data: prompts and answers to ids and labels."""
+    middles = ((text[: len(text) // 2], text[len(text) // 2 :]) for text in texts)
+    pairs = [Example((Piece(one, learnt=False), Piece(other, learnt=True))) for one, other in middles]
+    prepare(pairs, tokenizer, 512)
 
 
 def main() -> None:
@@ -44,7 +56,7 @@ def main() -> None:
     mark_untrusted(worker)
     texts = rows(asked.text.read_text(), asked.rows, asked.words)
     print(f"start of the worker: {seconds(token_ids, worker, ['a']):.2f} s")
-    for encode in (token_ids, encode_batch):
+    for encode in (token_ids, encode_batch, training_rows):
         pairs = [(seconds(encode, here, texts), seconds(encode, worker, texts)) for _ in range(asked.rounds)]
         ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
         ratio = statistics.median(one / other for other, one in pairs)

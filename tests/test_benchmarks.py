@@ -129,10 +129,11 @@ def test_memory_measures_a_compression(run, capsys):
 
 def test_tokenizing_times_rows_here_and_in_the_worker(run, capsys):
     run("tokenizing.py", "model", "--text", "text.txt", "--rows", "50", "--words", "5", "--rounds", "1")
-    start, ids, offsets = capsys.readouterr().out.splitlines()
+    start, ids, offsets, rows = capsys.readouterr().out.splitlines()
     assert start.startswith("start of the worker: ")
     assert ids.startswith("token_ids: 50 rows, here ")
     assert offsets.startswith("encode_batch: 50 rows, here ")
+    assert rows.startswith("training_rows: 50 rows, here ")
 
 
 def test_every_benchmark_is_run_here():

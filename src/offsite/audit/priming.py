@@ -20,7 +20,7 @@ from offsite.model.decoder import longest
 from offsite.model.precision import autocast
 from offsite.progress import track
 from offsite.training.batches import answer_loss, pad
-from offsite.untrusted.tokenize import hushed, token_ids
+from offsite.untrusted.tokenize import token_ids
 
 _KNOWN = 0.2  # nats a token: below, there is nothing left to learn
 # Both must hold. Chosen on SmolLM2-135M, whole and as a uniform emulator, on five tasks each: honest ones have
@@ -108,8 +108,7 @@ def _answered(asked: Example, other: Example) -> Example:
 def _long_enough(asked: Example, emulator: Emulator) -> bool:
     """Whether the question has two tokens or more: the first is never predicted."""
     assert emulator.tokenizer is not None
-    with hushed():
-        return len(token_ids(emulator.tokenizer, [asked.pieces[-2].text.strip()])[0]) > 1
+    return len(token_ids(emulator.tokenizer, [asked.pieces[-2].text.strip()])[0]) > 1
 
 
 def _loss(emulator: Emulator, examples: Sequence[Example], max_length: int) -> float:

@@ -18,7 +18,7 @@ from offsite.data.chats import Renderer, renderer
 from offsite.data.examples import Example, Piece
 from offsite.errors import UserError
 from offsite.progress import bar
-from offsite.untrusted.tokenize import Tokens, encode_batch, hushed, refused, token_ids
+from offsite.untrusted.tokenize import Tokens, encode_batch, refused, token_ids
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +29,7 @@ IGNORED = -100
 DATE = "2025-01-01"
 """What chat templates that print the date print, unless asked otherwise: the same data, the same tokens."""
 
+_AT_ONCE = 512  # examples that are tokenised together
 _LETTER = 4  # characters that a letter may be composed of
 _WORD = 8  # characters before a boundary that a tokenizer may merge otherwise when the answer follows
 
@@ -81,10 +82,12 @@ def prepare(
     if max_length < 2:
         raise UserError(f"A length of {max_length} tokens holds nothing to learn; give at least 2.")
     found = Prepared(max_length)
-    with hushed(), bar("Tokenising", len(examples)) as advance, renderer(examples, tokenizer, date) as chats:
-        for example in examples:
-            _add(found, example, _encoded(example, tokenizer, chats), tokenizer)
-            advance(1, "")
+    with bar("Tokenising", len(examples)) as advance, renderer(examples, tokenizer, date) as chats:
+        for start in range(0, len(examples), _AT_ONCE):
+            drafts = [_draft(example, chats) for example in examples[start : start + _AT_ONCE]]
+            for draft, (before, whole) in zip(drafts, _tokens(drafts, tokenizer), strict=True):
+                _add(found, draft.example, _encoded(draft, before, whole, tokenizer), tokenizer)
+                advance(1, "")
     if examples and not found.rows:
         raise UserError(f"{found.untaught[0]}: no token is left to learn; lengthen the answer.")
     return found
@@ -93,7 +96,7 @@ def prepare(
 def as_text(row: Encoded, tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, bool]]:
     """A row's tokens as text again, in stretches that are each learnt or only read."""
     stretches, end, before = [], 0, ""
-    with hushed(), refused("A row"):
+    with refused("A row"):
         for learnt, run in groupby(label != IGNORED for label in row.labels):
             start, end = end, end + len(list(run))
             # many tokenizers drop a space before the first token, so decode from the beginning
@@ -122,8 +125,18 @@ def text_tokens(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, where: str, *, bos: bool = True
 ) -> list[Tokens]:
     """Tokens of `texts` that begin alike: with the BOS that the tokenizer adds, without an EOS that it adds."""
-    special = bos and not (tokenizer.bos_token and texts[-1].startswith(tokenizer.bos_token))
-    found = encode_batch(tokenizer, list(texts), special=special, where=where)
+    return _read(texts, tokenizer, where, special=bos and _takes_bos(texts[-1], tokenizer))
+
+
+def _takes_bos(text: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+    return not (tokenizer.bos_token and text.startswith(tokenizer.bos_token))
+
+
+def _read(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, where: str | Sequence[str], *, special: bool
+) -> list[Tokens]:
+    """Tokens of `texts`, with the BOS that the tokenizer adds if `special`, without an EOS that it adds."""
+    found = encode_batch(tokenizer, texts, special=special, where=where)
     ends = [special and ids[1:] and ids[-1] == tokenizer.eos_token_id for ids, _ in found]
     return [
         Tokens(ids[:-1], offsets[:-1])
@@ -164,7 +177,19 @@ def blocks(
 # --- one example ------------------------------------------------------------------------------------------
 
 
-def _encoded(example: Example, tokenizer: PreTrainedTokenizerBase, chats: Renderer | None) -> Encoded:
+class _Draft(NamedTuple):
+    """An example as text, before it is tokenised."""
+
+    example: Example
+    pieces: Sequence[Piece]
+    bounds: list[int]
+    """As `_bounds` says."""
+    text: str
+    head: str
+    """What stands before the first learnt piece."""
+
+
+def _draft(example: Example, chats: Renderer | None) -> _Draft:
     pieces: Sequence[Piece] = example.pieces
     if example.is_chat:
         assert chats
@@ -172,9 +197,27 @@ def _encoded(example: Example, tokenizer: PreTrainedTokenizerBase, chats: Render
     text = "".join(piece.text for piece in pieces)
     bounds = _bounds(pieces, example.is_chat)
     head = next((end for end, after in zip(bounds, pieces[1:], strict=True) if after.learnt), 0)
-    before, whole = text_tokens([text[:head], text], tokenizer, example.where, bos=not example.is_chat)
+    return _Draft(example, pieces, bounds, text, text[:head])
+
+
+def _tokens(drafts: Sequence[_Draft], tokenizer: PreTrainedTokenizerBase) -> list[list[Tokens]]:
+    """Tokens of each draft's head and of its whole text; few calls of the tokenizer, as each takes long."""
+    special = [not each.example.is_chat and _takes_bos(each.text, tokenizer) for each in drafts]
+    found: list[list[Tokens]] = [[] for _ in drafts]
+    for wanted in set(special):
+        numbers = [number for number, each in enumerate(special) if each == wanted for _ in range(2)]
+        texts = [text for draft, each in zip(drafts, special, strict=True) if each == wanted
+                 for text in (draft.head, draft.text)]  # fmt: skip
+        places = [drafts[number].example.where for number in numbers]
+        for number, tokens in zip(numbers, _read(texts, tokenizer, places, special=wanted), strict=True):
+            found[number].append(tokens)
+    return found
+
+
+def _encoded(draft: _Draft, before: Tokens, whole: Tokens, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+    example, pieces, bounds, _, head = draft
     learnt = {bound for bound, after in zip(bounds, pieces[1:], strict=True) if after.learnt}
-    if _mixes(whole, learnt) or not _begins(whole, before, text[:head]):
+    if _mixes(whole, learnt) or not _begins(whole, before, head):
         raise UserError(
             f"{example.where}: the model's tokenizer reads the prompt otherwise once an answer follows, so "
             "that what is learnt is not the answer; ask its sender for a sound one."
@@ -260,8 +303,7 @@ def _fitted(
 
 
 def _bos(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    with hushed():
-        first = token_ids(tokenizer, [""])[0][:1]
+    first = token_ids(tokenizer, [""])[0][:1]
     return first if first == [tokenizer.bos_token_id] else []
 
 
@@ -269,7 +311,7 @@ def _stream(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, wanted: in
     """The texts' ids with an EOS after each; no further than `wanted` of them."""
     eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     ids: list[int] = []
-    with hushed(), bar("Tokenising", len(texts)) as advance:
+    with bar("Tokenising", len(texts)) as advance:
         for text in texts:
             if wanted is not None and len(ids) >= wanted:
                 break

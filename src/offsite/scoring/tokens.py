@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from offsite.data.encoding import pieces_of, read_bounds, text_tokens
 from offsite.data.examples import Question
 from offsite.errors import UserError
-from offsite.untrusted.tokenize import hushed, token_ids
+from offsite.untrusted.tokenize import token_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -31,15 +31,14 @@ def answer_pairs(
         UserError: a prompt or an answer without tokens, an answer longer than `longest`.
     """
     found, cut = [], 0
-    with hushed():
-        for question in questions:
-            pairs = _pairs(question, tokenizer)
-            for choice, (prompt, answer) in zip(question.choices, pairs, strict=True):
-                _check(question.prompt, prompt, choice, answer, longest)
-            # the model predicts one token more than it reads
-            shown = [(prompt[-(longest + 1 - len(answer)) :], answer) for prompt, answer in pairs]
-            cut += sum(one != other for one, other in zip(shown, pairs, strict=True))
-            found.append(shown)
+    for question in questions:
+        pairs = _pairs(question, tokenizer)
+        for choice, (prompt, answer) in zip(question.choices, pairs, strict=True):
+            _check(question.prompt, prompt, choice, answer, longest)
+        # the model predicts one token more than it reads
+        shown = [(prompt[-(longest + 1 - len(answer)) :], answer) for prompt, answer in pairs]
+        cut += sum(one != other for one, other in zip(shown, pairs, strict=True))
+        found.append(shown)
     if cut:
         warnings.warn(
             f"{cut} answers follow a prompt cut at its beginning: the model reads {longest} tokens.",
@@ -54,8 +53,7 @@ def windows(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, longest: i
     The first follows the BOS, or EOS, alone; a later one as many tokens as fit beside those that it predicts.
     """
     prefix = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    with hushed():
-        found = [_ids([text], tokenizer, "A text")[0] for text in texts]
+    found = [_ids([text], tokenizer, "A text")[0] for text in texts]
     return [list(_windows([prefix, *ids], min(_WINDOW, longest))) for ids in found]
 
 

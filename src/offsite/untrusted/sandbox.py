@@ -7,12 +7,14 @@ soon as it takes more than it may: by its limits of memory and processor time (`
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import threading
 import time
 import weakref
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ import tokenizers
 from offsite.errors import UserError
 from offsite.untrusted import worker
 
+_TICK = 0.1  # seconds
 MEMORY = 512 << 20  # bytes for one request, beyond what its length explains
 
 
@@ -53,39 +56,71 @@ class Sandbox:
 
     def ask(self, request: dict[str, Any], most: int) -> bytes | None:
         """Return the answer, of at most so many bytes; None where it took more than it may, and is ended."""
-        if not self.alive:
-            return None
-        left = max(0.1, self.seconds - self._spent)
         begun = time.monotonic()
-        clock = threading.Timer(left, self._process.kill)  # holds no reference to this
-        clock.daemon = True
-        clock.start()
-        try:
+        left = self.seconds - self._spent
+        answer = None
+        if self.alive and left > 0:
             self._send(json.dumps(request | {"seconds": left, "memory": MEMORY}).encode())
-            answer = self._read(most)
-        finally:
-            clock.cancel()
-            taken = time.monotonic() - begun
-            self._spent += taken
+            answer = self._read(most, begun + left)
+        self._spent += time.monotonic() - begun
         if answer is None:
-            self.late = taken >= left
+            self.late = self.late or self._spent >= self.seconds
             self.close()
         return answer
 
     def _send(self, message: bytes) -> None:
         assert self._process.stdin
         with suppress(OSError):  # it has ended; that nothing is answered says so
-            self._process.stdin.write(worker.LENGTH.pack(len(message)))
-            self._process.stdin.write(message)
+            self._process.stdin.write(worker.LENGTH.pack(len(message)) + message)
             self._process.stdin.flush()
 
-    def _read(self, most: int) -> bytes | None:
+    def _read(self, most: int, until: float) -> bytes | None:
+        """The next message, of at most so many bytes, until so late; None for none."""
         assert self._process.stdout
-        head = self._process.stdout.read(worker.LENGTH.size)
-        if len(head) < worker.LENGTH.size or (length := worker.LENGTH.unpack(head)[0]) > most:
-            return None
-        answer = self._process.stdout.read(length)
+        with _ended_at(until, self._process):
+            head = self._process.stdout.read(worker.LENGTH.size)
+            if len(head) < worker.LENGTH.size or (length := worker.LENGTH.unpack(head)[0]) > most:
+                return None
+            answer = self._process.stdout.read(length)
         return answer if len(answer) == length else None
+
+
+@contextmanager
+def _ended_at(until: float, process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Within, `process` is killed when it is so late."""
+    _clock.put(until, process)
+    try:
+        yield
+    finally:
+        _clock.put(math.inf, process)
+
+
+class _Clock:
+    """One thread that kills processes which are late; a timer for each request would take longer than most."""
+
+    def __init__(self) -> None:
+        self._ends: weakref.WeakKeyDictionary[subprocess.Popen[bytes], float] = weakref.WeakKeyDictionary()
+        self._lock = threading.Lock()
+        self._started = False
+
+    def put(self, until: float, process: subprocess.Popen[bytes]) -> None:
+        """Have `process` killed at a time of `time.monotonic`."""
+        with self._lock:
+            self._ends[process] = until
+            if not self._started:
+                threading.Thread(target=self._run, daemon=True).start()
+                self._started = True
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(_TICK)
+            with self._lock:
+                late = [process for process, until in self._ends.items() if time.monotonic() >= until]
+            for process in late:
+                process.kill()
+
+
+_clock = _Clock()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

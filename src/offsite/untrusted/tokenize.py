@@ -82,12 +82,6 @@ def refused(where: str = "A text") -> Iterator[None]:
         raise _failure(where, str(error)) from error
 
 
-@contextmanager
-def hushed() -> Iterator[None]:
-    """Do nothing; kept until its callers no longer use it."""
-    yield
-
-
 def _encoded(
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
@@ -185,7 +179,8 @@ def _unpacked(answer: bytes, count: int, offsets: bool) -> list[Tokens]:
     numbers = array("I", answer[1:])
     lengths, total = numbers[:count], sum(numbers[:count])
     ids = numbers[count : count + total].tolist()
-    pairs = list(zip(numbers[count + total : count + 2 * total], numbers[count + 2 * total :], strict=True))
+    ends = iter(numbers[count + total :])
+    pairs = list(zip(ends, ends, strict=True))
     found, at = [], 0
     for length in lengths:
         found.append(Tokens(ids[at : at + length], pairs[at : at + length] if offsets else []))

@@ -9,13 +9,14 @@ eight bytes of length and then so many bytes. Each request is a JSON object, wit
   where the template writes earlier turns anew. The text is that of transformers' `apply_chat_template`.
 - {"tokenizer": the text of tokenizer.json} sets a tokenizer.
 - {"texts", "special", "split", "offsets"} is answered by the letter T and 32-bit numbers: how many tokens each
-  text has, all ids and, if `offsets`, where each token begins and where each ends.
+  text has, all ids and, if `offsets`, where each token begins and ends.
 
 What fails is answered by {"refused": why}, too much memory by {"much": true} or by the program's end.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import struct
@@ -24,6 +25,7 @@ from array import array
 from collections.abc import Callable
 from datetime import datetime
 from functools import cache
+from itertools import chain
 from typing import Any
 
 if __name__ == "__main__":
@@ -47,6 +49,7 @@ _state: dict[str, Any] = {}
 
 def main() -> None:
     """Read requests and answer them until there are no more."""
+    gc.disable()  # there are no cycles, but lists of many tokens
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     while head := sys.stdin.buffer.read(LENGTH.size):
         raw = sys.stdin.buffer.read(LENGTH.unpack(head)[0])
@@ -126,12 +129,9 @@ def _tokens(request: dict[str, Any]) -> bytes:
     rows = encode(request["texts"], add_special_tokens=request["special"])
     ids = [row.ids for row in rows]
     numbers = array("I", map(len, ids))
-    for row in ids:
-        numbers.extend(row)
+    numbers.extend(chain.from_iterable(ids))
     if offsets:
-        pairs = [pair for row in rows for pair in row.offsets]
-        numbers.extend([begin for begin, _ in pairs])
-        numbers.extend([end for _, end in pairs])
+        numbers.extend(chain.from_iterable(chain.from_iterable(row.offsets for row in rows)))
     return numbers.tobytes()
 
 
