@@ -1,8 +1,8 @@
 """What the worker costs: rows tokenised in this process and in the worker, in pairs.
 
-Usage: python benchmarks/tokenizing.py MODEL [--text FILE] [--rows N] [--words N] [--rounds N]. MODEL is a folder
-with a tokenizer, FILE plain text from which the rows are cut. Untrusted tokenizers are read in the worker, the
-user's own in this process. The start of the worker is timed by itself.
+Usage: python benchmarks/tokenizing.py MODEL [--text FILE] [--rows N] [--words N] [--rounds N].
+MODEL is a folder with a tokenizer, FILE plain text from which the rows are cut. Untrusted tokenizers are read
+in the worker, the user's own in this process. The start of the worker is timed by itself.
 """
 
 from __future__ import annotations
@@ -60,9 +60,8 @@ def main() -> None:
         pairs = [(seconds(encode, here, texts), seconds(encode, worker, texts)) for _ in range(asked.rounds)]
         ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
         ratio = statistics.median(one / other for other, one in pairs)
-        print(
-            f"{encode.__name__}: {len(texts)} rows, here {ours:.2f} s, in the worker {theirs:.2f} s, ratio {ratio:.2f}"
-        )
+        print(f"{encode.__name__}: {len(texts)} rows, here {ours:.2f} s, ", end="")
+        print(f"in the worker {theirs:.2f} s, ratio {ratio:.2f}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 import transformers as t
@@ -14,6 +15,9 @@ from offsite.errors import UserError
 from offsite.model.split import Split
 from offsite.owner.blueprint import Place
 from offsite.owner.build import build
+from offsite.untrusted import tokenize
+from offsite.untrusted import tokenizer as tokenizer_module
+from offsite.untrusted.tokenize import token_ids
 from offsite.untrusted.tokenizer import VOCABULARY, from_folder
 from tests.families import tiny_model, tiny_tokenizer
 
@@ -135,3 +139,22 @@ def test_a_template_from_wherever_is_looked_at(tmp_path):
     (tmp_path / "special_tokens_map.json").write_text('{"chat_template": "{{ lipsum() }}"}')
     with pytest.raises(UserError, match="'lipsum'"):
         from_folder(tmp_path, 128)
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere nothing is opened in a copy of the process first"
+)
+def test_a_library_that_panics_as_it_opens_is_not_seen(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(tokenizer_module, "_check_character_table", lambda *_: None)
+    file = _saved(tmp_path, tiny_tokenizer()) / "tokenizer.json"
+    table = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"normalizer": table}))
+    with pytest.raises(UserError, match=r"the tokenizer cannot be read \("):
+        from_folder(tmp_path, 128)
+    assert capfd.readouterr().err == ""
+
+
+def test_what_is_opened_is_read_in_the_worker(tmp_path):
+    opened = from_folder(_saved(tmp_path, tiny_tokenizer()), 128)
+    assert token_ids(opened, ["w5 w6"]) == [[5, 6]]
+    assert opened in tokenize._workers
