@@ -1,4 +1,4 @@
-"""Attacks by an emulator's tokenizer: code, classes, patterns, templates and vocabularies of a stranger."""
+"""Attacks by an emulator's tokenizer: code, classes, patterns, templates and vocabularies."""
 
 from __future__ import annotations
 

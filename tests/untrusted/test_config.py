@@ -14,7 +14,7 @@ import transformers as t
 
 from offsite.errors import UserError
 from offsite.untrusted import fork
-from offsite.untrusted.config import from_stranger
+from offsite.untrusted.config import config_and_skeleton
 from tests.families import FAMILIES
 from tests.hostile.runner import memory
 from tests.sample_bundles import is_sentence
@@ -43,7 +43,7 @@ def test_what_takes_too_much_to_build_is_refused_in_a_copy_of_this_process(kind,
     Path("/proc/self/clear_refs").write_text("5")  # the peak of memory begins anew
     before, start = memory("VmRSS"), time.monotonic()
     with pytest.raises(UserError) as caught:
-        from_stranger(HUGE[kind], 40, 100_000)
+        config_and_skeleton(HUGE[kind], 40, 100_000)
     assert f"The {kind} model that the config describes takes more than" in str(caught.value)
     assert is_sentence(str(caught.value)), str(caught.value)
     assert time.monotonic() - start < 15
@@ -80,10 +80,10 @@ def test_what_goes_well_leaves_no_process_and_no_setting_behind(monkeypatch):
 ], ids=str)  # fmt: skip
 def test_values_with_which_no_model_runs_are_refused(changes, why):
     with pytest.raises(UserError, match=why) as caught:
-        from_stranger(_llama(**changes), 40, 100_000)
+        config_and_skeleton(_llama(**changes), 40, 100_000)
     assert is_sentence(str(caught.value)), str(caught.value)
 
 
 def test_honest_values_are_taken(family):
     data = json.loads(FAMILIES[family]().to_json_string())
-    assert from_stranger(data, 40, 100_000)[0].model_type == data["model_type"]
+    assert config_and_skeleton(data, 40, 100_000)[0].model_type == data["model_type"]

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from offsite.errors import UserError
-from offsite.untrusted.config import from_stranger
+from offsite.untrusted.config import config_and_skeleton
 from offsite.untrusted.model_types import MODEL_TYPES
 
 BUILD_ALL = """
@@ -54,4 +54,4 @@ def test_the_watch_sees_the_type_that_starts_a_program():
 
 def test_a_type_that_is_not_listed_is_refused():
     with pytest.raises(UserError, match="describes no rwkv model"):
-        from_stranger({"model_type": "rwkv"}, 10, 1000)
+        config_and_skeleton({"model_type": "rwkv"}, 10, 1000)

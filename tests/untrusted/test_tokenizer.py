@@ -1,4 +1,4 @@
-"""What is refused of a stranger's tokenizer, and that what our own bundles hold is not."""
+"""What is refused of an untrusted tokenizer, and that what our own bundles hold is not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from offsite.owner.build import build
 from offsite.untrusted import tokenize
 from offsite.untrusted import tokenizer as tokenizer_module
 from offsite.untrusted.tokenize import token_ids
-from offsite.untrusted.tokenizer import VOCABULARY, from_folder
+from offsite.untrusted.tokenizer import VOCABULARY, open_tokenizer
 from tests.families import tiny_model, tiny_tokenizer
 
 WORDS = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "a": 4, "b": 5, "ab": 6, "<|endoftext|>": 7}
@@ -52,7 +52,7 @@ def test_what_transformers_writes_is_taken(tmp_path, kind):
     tokenizer.add_tokens(["<extra>"])
     _saved(tmp_path, tokenizer)
     assert {file.name for file in tmp_path.iterdir()} <= VOCABULARY
-    assert tokenizer_digest(from_folder(tmp_path, len(tokenizer))) == tokenizer_digest(tokenizer)
+    assert tokenizer_digest(open_tokenizer(tmp_path, len(tokenizer))) == tokenizer_digest(tokenizer)
 
 
 def test_a_bundle_of_each_family_opens_with_its_tokenizer(tmp_path, family):
@@ -78,7 +78,7 @@ def test_as_many_merges_as_large_honest_ones_have_are_taken(tmp_path, as_text):
     data = json.loads(file.read_text())
     data["model"]["merges"] = [" ".join(pair) if as_text else pair for pair in merges]
     file.write_text(json.dumps(data))
-    assert len(from_folder(tmp_path, len(words))) == len(words)
+    assert len(open_tokenizer(tmp_path, len(words))) == len(words)
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "added_tokens.json", "vocab.json"])
@@ -86,14 +86,14 @@ def test_values_without_end_are_refused_whatever_file_they_stand_in(tmp_path, na
     _saved(tmp_path, tiny_tokenizer())
     (tmp_path / name).write_text('{"x": [' + "[]," * 12_000 + "0]}")
     with pytest.raises(UserError, match=rf"{name} holds more than 22048 values, too many for 128 words"):
-        from_folder(tmp_path, 128)
+        open_tokenizer(tmp_path, 128)
 
 
 def test_lines_without_end_are_refused(tmp_path):
     _saved(tmp_path, tiny_tokenizer())
     (tmp_path / "vocab.txt").write_text("\n".join(map(str, range(30_000))))
     with pytest.raises(UserError, match=r"vocab.txt holds more than"):
-        from_folder(tmp_path, 128)
+        open_tokenizer(tmp_path, 128)
 
 
 @pytest.mark.parametrize(
@@ -111,11 +111,11 @@ def test_lines_without_end_are_refused(tmp_path):
 )
 def test_settings_that_name_files_are_refused(tmp_path, settings):
     with pytest.raises(UserError, match=r"asks for '.*': code and files from elsewhere are refused"):
-        from_folder(_settings(tmp_path, **settings), 128)
+        open_tokenizer(_settings(tmp_path, **settings), 128)
 
 
 def test_a_name_and_tokens_are_no_files(tmp_path):
-    from_folder(_settings(tmp_path, name_or_path="x/y", extra_special_tokens=["<a_file>"]), 128)
+    open_tokenizer(_settings(tmp_path, name_or_path="x/y", extra_special_tokens=["<a_file>"]), 128)
 
 
 @pytest.mark.parametrize("said", ["AutoConfig", "Trainer", "AutoModelForCausalLM", "../x.Tokenizer", 5])
@@ -123,14 +123,14 @@ def test_the_class_that_a_config_names_is_looked_at_too(tmp_path, said):
     _settings(tmp_path, tokenizer_class=None)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "tokenizer_class": said}))
     with pytest.raises(UserError, match=r"config.json names .* for a tokenizer_class"):
-        from_folder(tmp_path, 128)
+        open_tokenizer(tmp_path, 128)
 
 
 def test_added_tokens_have_numbers(tmp_path):
     _saved(tmp_path, tiny_tokenizer())
     (tmp_path / "added_tokens.json").write_text('{"a": "b"}')
     with pytest.raises(UserError, match=r"added_tokens.json adds a token .* no number"):
-        from_folder(tmp_path, 128)
+        open_tokenizer(tmp_path, 128)
 
 
 def test_a_template_from_wherever_is_looked_at(tmp_path):
@@ -138,7 +138,7 @@ def test_a_template_from_wherever_is_looked_at(tmp_path):
     _saved(tmp_path, tiny_tokenizer())
     (tmp_path / "special_tokens_map.json").write_text('{"chat_template": "{{ lipsum() }}"}')
     with pytest.raises(UserError, match="'lipsum'"):
-        from_folder(tmp_path, 128)
+        open_tokenizer(tmp_path, 128)
 
 
 @pytest.mark.skipif(
@@ -150,11 +150,11 @@ def test_a_library_that_panics_as_it_opens_is_not_seen(tmp_path, monkeypatch, ca
     table = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
     file.write_text(json.dumps(json.loads(file.read_text()) | {"normalizer": table}))
     with pytest.raises(UserError, match=r"the tokenizer cannot be read \("):
-        from_folder(tmp_path, 128)
+        open_tokenizer(tmp_path, 128)
     assert capfd.readouterr().err == ""
 
 
 def test_what_is_opened_is_read_in_the_worker(tmp_path):
-    opened = from_folder(_saved(tmp_path, tiny_tokenizer()), 128)
+    opened = open_tokenizer(_saved(tmp_path, tiny_tokenizer()), 128)
     assert token_ids(opened, ["w5 w6"]) == [[5, 6]]
     assert opened in tokenize._workers

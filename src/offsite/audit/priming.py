@@ -114,8 +114,9 @@ def _long_enough(asked: Example, emulator: Emulator) -> bool:
 def _loss(emulator: Emulator, examples: Sequence[Example], max_length: int) -> float:
     """The mean over the examples, one at a time: their lengths differ, and so does what is learnt of each."""
     assert emulator.tokenizer is not None
-    model, collate = emulator.model, pad(emulator.tokenizer.pad_token_id or 0)
-    rows = encode(examples, emulator.tokenizer, min(max_length, longest(model)))
+    model, collate = emulator.model, pad(emulator.padding)
+    limit = min(max_length, longest(model))
+    rows = encode(examples, emulator.tokenizer, limit, vocabulary=emulator.vocabulary)
     total = 0.0
     with torch.no_grad(), autocast(model):
         for row in track(rows, "Measuring the emulator", len(rows)):

@@ -13,7 +13,7 @@ from offsite.model.decoder import Decoder
 from offsite.model.harmonizers import hung, is_hung
 from offsite.model.linears import LowRank
 from offsite.model.split import Split
-from offsite.untrusted.config import from_stranger
+from offsite.untrusted.config import config_and_skeleton
 from offsite.untrusted.files import read_object
 
 _WEIGHTS = ".safetensors"
@@ -99,7 +99,7 @@ def sent(folder: Path) -> Sent:
     shapes = {name: shape for name, (_, shape) in declared.items()}
     stored = sum(prod(shape) * dtype.itemsize for dtype, shape in declared.values())
     config = read_object(folder / "config.json")
-    _, bare = from_stranger(config, len(shapes) + len(card.same_as), stored)
+    _, bare = config_and_skeleton(config, len(shapes) + len(card.same_as), stored)
     decoder, split = Decoder.of(bare), card.origin.split
     middle = split.middle(len(decoder))
     places = [_place(decoder, slot, shapes) for slot in middle]

@@ -24,9 +24,9 @@ from offsite.model.decoder import Decoder, blank, fill, skeleton
 from offsite.model.harmonizers import hung, rehang
 from offsite.model.linears import dense, reshape
 from offsite.model.split import Split
-from offsite.untrusted.config import from_stranger, refuse_methods, refuse_orders
+from offsite.untrusted.config import config_and_skeleton, refuse_methods, refuse_orders
 from offsite.untrusted.files import read_object
-from offsite.untrusted.tokenizer import VOCABULARY, from_folder
+from offsite.untrusted.tokenizer import VOCABULARY, open_tokenizer
 
 _PLAIN = "model.safetensors"  # transformers opens this one by itself
 _NATIVE = "emulator.safetensors"  # and must not open this one: it would fill the rest with noise
@@ -71,6 +71,18 @@ class Emulator:
     def split(self) -> Split:
         """Where its stack is cut."""
         return self.origin.split
+
+    @property
+    def vocabulary(self) -> int:
+        """How many token ids the model has embeddings for."""
+        embeddings: Any = self.model.get_input_embeddings()
+        return len(embeddings.get_parameter("weight"))
+
+    @property
+    def padding(self) -> int:
+        """An id to pad rows with: the tokenizer's, where the model has it; what is padded is masked."""
+        padding = self.tokenizer.pad_token_id if self.tokenizer else None
+        return padding if isinstance(padding, int) and 0 <= padding < self.vocabulary else 0
 
     @property
     def plain(self) -> bool:
@@ -151,7 +163,7 @@ class Emulator:
         weights = path / (_PLAIN if _PLAIN in card.files else _NATIVE)
         declared = bundle.headers(weights)
         stored = sum(math.prod(shape) * dtype.itemsize for dtype, shape in declared.values())
-        config, bare = from_stranger(
+        config, bare = config_and_skeleton(
             read_object(path / "config.json"), len(declared) + len(card.same_as), stored
         )
         split, shape_of = card.origin.split, _shape_of(declared, card.same_as)
@@ -247,4 +259,4 @@ def _generation(path: Path) -> GenerationConfig:
 
 def _tokenizer(path: Path, bare: PreTrainedModel) -> PreTrainedTokenizerBase:
     embeddings = bare.get_input_embeddings()
-    return from_folder(path, len(embeddings.get_parameter("weight")))
+    return open_tokenizer(path, len(embeddings.get_parameter("weight")))

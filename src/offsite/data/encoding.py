@@ -61,23 +61,32 @@ class Prepared:
 
 
 def encode(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, max_length: int, date: str = DATE
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    date: str = DATE,
+    vocabulary: int | None = None,
 ) -> list[Encoded]:
     """Token ids and labels of the examples, in order; see `prepare`, which also says what was cut."""
-    return prepare(examples, tokenizer, max_length, date).rows
+    return prepare(examples, tokenizer, max_length, date, vocabulary).rows
 
 
 def prepare(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, max_length: int, date: str = DATE
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    date: str = DATE,
+    vocabulary: int | None = None,
 ) -> Prepared:
     """Tokenise the examples into rows of at most `max_length` tokens; chats are written as on that `date`.
 
     Plain texts that are too long are split into blocks; other examples lose their leftmost tokens, save a
-    leading BOS. Examples of which nothing is learnt are left out and counted.
+    leading BOS. Examples of which nothing is learnt are left out and counted. The model reads ids below
+    `vocabulary`; None: whatever the tokenizer gives.
 
     Raises:
         UserError: no example teaches anything; a chat that the tokenizer cannot write, or an answer that it
-            does not keep apart from its prompt.
+            does not keep apart from its prompt; a token that the model does not have.
     """
     if max_length < 2:
         raise UserError(f"A length of {max_length} tokens holds nothing to learn; give at least 2.")
@@ -86,7 +95,9 @@ def prepare(
         for start in range(0, len(examples), _AT_ONCE):
             drafts = [_draft(example, chats) for example in examples[start : start + _AT_ONCE]]
             for draft, (before, whole) in zip(drafts, _tokens(drafts, tokenizer), strict=True):
-                _add(found, draft.example, _encoded(draft, before, whole, tokenizer), tokenizer)
+                row = _encoded(draft, before, whole, tokenizer)
+                _check_ids(row, vocabulary, draft.example.where, tokenizer)
+                _add(found, draft.example, row, tokenizer)
                 advance(1, "")
     if examples and not found.rows:
         raise UserError(f"{found.untaught[0]}: no token is left to learn; lengthen the answer.")
@@ -230,6 +241,16 @@ def _encoded(draft: _Draft, before: Tokens, whole: Tokens, tokenizer: PreTrained
     if not example.closed or eos is None or whole.ids[-1:] == [eos]:
         return Encoded(whole.ids, labels)
     return Encoded([*whole.ids, eos], [*labels, eos if pieces[-1].learnt else IGNORED])
+
+
+def _check_ids(row: Encoded, vocabulary: int | None, where: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    last = max(row.input_ids, default=0)
+    if vocabulary is not None and last >= vocabulary:
+        token = tokenizer.convert_ids_to_tokens(last)
+        raise UserError(
+            f"{where}: the tokenizer's token {token!r:.80} has the number {last}, but the model knows "
+            f"{vocabulary} tokens only; resize its embeddings, or ask the model's sender to."
+        )
 
 
 def _bounds(pieces: Sequence[Piece], chat: bool) -> list[int]:

@@ -78,7 +78,7 @@ def training_rows(
     if not examples:
         raise UserError("There are no examples to tune on.")
     limit = min(config.max_length, longest(emulator.model))
-    return prepare(examples, emulator.tokenizer, limit, config.date)
+    return prepare(examples, emulator.tokenizer, limit, config.date, emulator.vocabulary)
 
 
 def tune(
@@ -137,8 +137,7 @@ def _trained(
 ) -> tuple[dict[str, torch.Tensor] | None, list[Point]]:
     """Train in place; the LoRA, if it is one, and the curve."""
     train, heldout = _set_aside(rows, config)
-    assert emulator.tokenizer is not None
-    collate = pad(emulator.tokenizer.pad_token_id or 0)
+    collate = pad(emulator.padding)
     sites = _lora_sites(emulator)
     set_seed(config.seed)
     with _trainable(emulator, config) as model:

@@ -1,1 +1,1 @@
-"""What a stranger sent, read within bounds."""
+"""Read what an untrusted sender sent: files, configs, tokenizers and chat templates, within bounds."""

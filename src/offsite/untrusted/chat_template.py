@@ -1,4 +1,4 @@
-"""What a stranger's chat template may do: write out messages, and nothing that no honest template needs.
+"""Check what an untrusted chat template does: write out messages, and nothing that no honest template needs.
 
 transformers renders templates in jinja's sandbox, which keeps them from code but not from taking time and
 memory without end. A template is parsed here and never run, not even in part: jinja works constants out as it
@@ -32,7 +32,7 @@ class _Generation(Extension):
     tags = {"generation"}  # noqa: RUF012 - jinja's own way
 
     def parse(self, parser: Parser) -> nodes.Node:
-        """Its body, as if the marks were not there."""
+        """Parse its body, as if the marks were not there."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return nodes.Scope(body, lineno=line)
@@ -56,7 +56,7 @@ def check_template(file: Path, text: object) -> None:
 
 
 def _wrong(node: nodes.Node) -> str:
-    """What is unfit about one node of a template; empty for nothing."""
+    """Name what is unfit about one node of a template; empty for nothing."""
     if isinstance(node, nodes.Getattr) and node.attr.startswith("_"):
         return f"reaches for {node.attr!r:.40}"
     if isinstance(node, nodes.Name | nodes.Filter) and (node.name in _UNFIT or _DUNDER.search(node.name)):
@@ -83,7 +83,7 @@ def _wrong_value(value: Any) -> str:
 
 
 def _is_wide(text: str) -> bool:
-    """Whether a format has a field of a thousand columns or more; takes time linear in the text's length."""
+    """Tell whether a format has a field of a thousand columns or more, in linear time."""
     for part in _FIELD_ENDS.split(text):
         field = _FIELD_BEGINS.search(part)
         if field and _WIDTH.search(part, field.end()):
@@ -92,14 +92,14 @@ def _is_wide(text: str) -> bool:
 
 
 def _doubles(node: nodes.Concat | nodes.Add) -> bool:
-    """Whether a text is joined to itself."""
+    """Tell whether a text is joined to itself."""
     parts = node.nodes if isinstance(node, nodes.Concat) else [node.left, node.right]
     named = [str(part) for part in parts if isinstance(part, nodes.Name | nodes.Getattr | nodes.Getitem)]
     return len(set(named)) < len(named)
 
 
 def _wrong_range(node: nodes.Node) -> str:
-    """Of ranges: long ones, and one within another's loop."""
+    """Name what is wrong with ranges: long ones, and one within another's loop."""
     numbers = [part for part in getattr(node, "args", ()) or () if isinstance(part, nodes.Const)]
     if _is_range(node) and any(number.value > _LONGEST_RANGE for number in numbers):
         return f"has a range above {_LONGEST_RANGE}"

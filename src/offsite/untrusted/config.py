@@ -25,7 +25,7 @@ _MOST_MODULES = 15_000  # a thousand layers; each takes 2 kB, names and all, how
 _LEAST_BUFFERED = 48 << 20  # bytes of tables that no file holds (rotations, masks), whatever the weights are
 
 
-def from_stranger(
+def config_and_skeleton(
     data: Mapping[str, Any], tensors: int, stored: int
 ) -> tuple[PretrainedConfig, PreTrainedModel]:
     """Build the config and the skeleton that an untrusted config.json, `data`, describes.
@@ -100,7 +100,7 @@ def refuse_orders(whose: str, data: Mapping[str, Any]) -> None:
 
 
 def objects(data: Any) -> Iterator[dict[str, Any]]:
-    """Every object in a value of JSON, itself included."""
+    """Yield every object in a value of JSON, itself included."""
     rest = [data]
     while rest:
         value = rest.pop()

@@ -1,4 +1,4 @@
-"""Reading single files from a stranger within bounds: small text, JSON, the headers and values of tensors.
+"""Read single untrusted files within bounds: small text, JSON, the headers and values of tensors.
 
 Each bound holds before memory is taken: a file's size before its text, its marks before its values, a header's
 extents before a tensor.
@@ -19,7 +19,7 @@ from torch import Tensor
 from offsite.errors import UserError, brief, printable
 
 Header = tuple[torch.dtype, tuple[int, ...]]
-"""What a safetensors file says of a tensor before it is read: its type and shape."""
+"""What a safetensors file declares of a tensor before it is read: its type and shape."""
 
 MOST_TEXT = 2 << 20  # bytes; ample for a thousand layers of shared tensors
 _MOST_MARKS = 200_000  # each may be a list or a dict in memory, of some hundred bytes
@@ -30,7 +30,7 @@ _MOST_DENORMAL = 0.1  # of a tensor's values; honest ones have next to none
 
 
 def read_text(file: Path, most: int = MOST_TEXT) -> str:
-    """The text of a file of at most so many bytes."""
+    """Read the text of a file of at most so many bytes."""
     if file.stat().st_size > most:
         raise UserError(f"{file} is larger than any honest one; ask the sender for it again.")
     try:
@@ -40,7 +40,7 @@ def read_text(file: Path, most: int = MOST_TEXT) -> str:
 
 
 def parse(file: Path | str, text: str, marks: int = _MOST_MARKS) -> dict[str, Any]:
-    """The JSON object in the `text` of a `file`: every number finite, no key twice, few values."""
+    """Parse the JSON object in the `text` of a `file`: every number finite, no key twice, few values."""
     if sum(map(text.count, ",[{")) > marks:
         raise UserError(f"{file} is not sound JSON (it holds more than {marks} values).")
     try:
@@ -55,12 +55,12 @@ def parse(file: Path | str, text: str, marks: int = _MOST_MARKS) -> dict[str, An
 
 
 def read_object(file: Path) -> dict[str, Any]:
-    """The JSON object in a small file from elsewhere; a UserError unless it is sound, with no key twice."""
+    """Read the JSON object in a small file; a UserError unless it is sound, with no key twice."""
     return parse(file, read_text(file))
 
 
 def headers(file: Path) -> dict[str, Header]:
-    """The tensors that a safetensors file declares, floating point only, which fill it without gap or overlap.
+    """Read which tensors a safetensors file declares: floating point, filling it without gap or overlap.
 
     Reads no more than the header. The format: https://huggingface.co/docs/safetensors.
     """
@@ -88,12 +88,12 @@ def headers(file: Path) -> dict[str, Header]:
 
 
 def finite(tensor: Tensor) -> bool:
-    """Whether a tensor holds neither NaN nor infinity; takes no memory, where `isfinite` takes a copy's."""
+    """Tell whether a tensor holds neither NaN nor infinity; `isfinite` would take a copy's memory."""
     return not tensor.numel() or all(math.isfinite(value) for value in tensor.detach().aminmax())
 
 
 def flaw(tensor: Tensor) -> str:
-    """What no sound tensor holds but this one does; empty for none. Takes next to no memory."""
+    """Name what no sound tensor holds but this one does; empty for none. Takes next to no memory."""
     if not finite(tensor):
         return "NaN or infinity"
     if tensor.dtype == torch.float16:  # computed with as float32, where none of its values is denormal
@@ -105,16 +105,17 @@ def flaw(tensor: Tensor) -> str:
 
 
 def _entry(file: Path, name: str, entry: Any) -> tuple[Header, tuple[int, int]]:
-    """The header and the extent, in bytes, of one tensor."""
+    """Read the header and the extent, in bytes, of one tensor."""
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         _refuse(file, f"{name!r:.80} is not given as type, shape and offsets")
-    said, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(said, str) or not _counts(shape, _MOST_DIMENSIONS) or not _counts(offsets, 2):
+    kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(kind, str) or not _counts(shape, _MOST_DIMENSIONS) or not _counts(offsets, 2):
         _refuse(file, f"{name!r:.80} is not given as type, shape and offsets")
-    if said not in _DTYPES:
-        kind = printable(said[:20])
-        raise UserError(f"{file}: {name!r:.80} is of type {kind}; a bundle holds F32, F16, BF16.")
-    dtype = _DTYPES[said]
+    if kind not in _DTYPES:
+        raise UserError(
+            f"{file}: {name!r:.80} is of type {printable(kind[:20])}; a bundle holds F32, F16, BF16."
+        )
+    dtype = _DTYPES[kind]
     if len(offsets) != 2 or offsets[1] - offsets[0] != math.prod(shape) * dtype.itemsize:
         _refuse(file, f"{name!r:.80} is not as long as its shape")
     return (dtype, tuple(shape)), (offsets[0], offsets[1])

@@ -93,16 +93,16 @@ def _limit(memory: int) -> None:
 
 
 def _read(reading: int) -> dict[str, Any] | None:
-    """The child's answer; None where it ended without one, or gave none in time."""
-    waiting, said = select.poll(), b""
+    """Read the child's answer; None where it ended without one, or gave none in time."""
+    waiting, line = select.poll(), b""
     waiting.register(reading, select.POLLIN)
-    while not said.endswith(b"\n"):
+    while not line.endswith(b"\n"):
         ready = waiting.poll(2000 * _SECONDS)  # twice the processor's time, in ms: the machine may be busy
         part = os.read(reading, 8192) if ready else b""
         if not part:
             return None
-        said += part
-    answer: dict[str, Any] = json.loads(said)
+        line += part
+    answer: dict[str, Any] = json.loads(line)
     return answer
 
 

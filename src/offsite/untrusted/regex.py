@@ -74,13 +74,13 @@ def _sound(pattern: str) -> bool:
 
 
 def _depth(plain: str) -> int:
-    """How many groups stand within each other at most."""
+    """Count how many groups stand within each other at most."""
     steps = ({"(": 1, ")": -1}.get(letter, 0) for letter in plain)
     return max(accumulate(steps), default=0)
 
 
 def _folded(group: re.Match[str]) -> str:
-    """Letters that repeat as the `group` does, whether it is optional or not."""
+    """Return letters that repeat as the `group` does, whether it is optional or not."""
     shape, optional = _shape(group[1]), group[2] or ""
     tried = "_+" * shape.tried + "_" if shape.tried else ""
     rest = ("_*" if optional else "_+") * (shape.endless - shape.tried)
@@ -121,7 +121,7 @@ def _alternative(text: str) -> _Shape:
 
 
 def _bounds(item: re.Match[str]) -> tuple[float, float]:
-    """How often one item of a pattern may and must stand there."""
+    """Count how often one item of a pattern may and must stand there."""
     _, sign, low, comma, high, again, lazy = item.groups()
     if sign:
         return {"*": (0, math.inf), "+": (1, math.inf), "?": (0, 1)}[sign]

@@ -75,7 +75,7 @@ class Sandbox:
             self._process.stdin.flush()
 
     def _read(self, most: int, until: float) -> bytes | None:
-        """The next message, of at most so many bytes, until so late; None for none."""
+        """Read the next message, of at most so many bytes, until so late; None for none."""
         assert self._process.stdout
         with _ended_at(until, self._process):
             head = self._process.stdout.read(worker.LENGTH.size)

@@ -189,8 +189,8 @@ def _unpacked(answer: bytes, count: int, offsets: bool) -> list[Tokens]:
 
 
 def _refuse(worker: Sandbox, answer: bytes | None, where: str) -> NoReturn:
-    if answer is not None and "refused" in (told := json.loads(answer)):
-        raise _failure(where, told["refused"])
+    if answer is not None and "refused" in (reply := json.loads(answer)):
+        raise _failure(where, reply["refused"])
     most = f"{int(worker.seconds)} seconds" if worker.late else f"{MEMORY >> 20} MiB"
     raise UserError(
         f"{where}: this emulator's tokenizer needs more than {most} for it; ask its sender for a sound one."

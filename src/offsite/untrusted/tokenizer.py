@@ -61,7 +61,7 @@ _MOST_PIECES = 64  # in a template of special tokens
 _UNSHOWN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
-def from_folder(folder: Path, words: int) -> PreTrainedTokenizerBase:
+def open_tokenizer(folder: Path, words: int) -> PreTrainedTokenizerBase:
     """Open the untrusted tokenizer in `folder`, for a model of so many `words`; a UserError if unsound."""
     for name in sorted(VOCABULARY):
         if (folder / name).exists():
@@ -131,9 +131,9 @@ def _check_settings(file: Path) -> None:
 
 
 def _check_class(file: Path) -> None:
-    said = read_object(file).get("tokenizer_class")
-    if said is not None and not _is_tokenizer(said):
-        raise UserError(f"{file} names {said!r:.80} for a tokenizer_class, which is none of transformers' own.")
+    name = read_object(file).get("tokenizer_class")
+    if name is not None and not _is_tokenizer(name):
+        raise UserError(f"{file} names {name!r:.80} for a tokenizer_class, which is none of transformers' own.")
 
 
 def _check_added(file: Path) -> None:
@@ -141,9 +141,9 @@ def _check_added(file: Path) -> None:
         raise UserError(f"{file} adds a token to the tokenizer that has no number; ask for it again.")
 
 
-def _check_templates(file: Path, said: object) -> None:
+def _check_templates(file: Path, given: object) -> None:
     """Check one chat template, or several with their names."""
-    several = list(said.values()) if isinstance(said, dict) else said if isinstance(said, list) else [said]
+    several = list(given.values()) if isinstance(given, dict) else given if isinstance(given, list) else [given]
     for each in several:
         text = each.get("template") if isinstance(each, dict) else each
         if text is not None or each is not None:
@@ -151,7 +151,7 @@ def _check_templates(file: Path, said: object) -> None:
 
 
 def _is_tokenizer(name: object) -> bool:
-    """Whether transformers would open a tokenizer by that name; it would open a model as readily."""
+    """Tell whether transformers would open a tokenizer by that name; it would open a model as readily."""
     from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_]*(Tokenizer(Fast)?|Backend)", name):
@@ -225,7 +225,7 @@ def _check_repeatable(file: Path, data: Mapping[str, Any]) -> None:
 
 
 def _growth(step: Mapping[str, Any]) -> float:
-    """How many times as long a text may become through one step of a normalizer."""
+    """Estimate how many times as long a text may become through one step of a normalizer."""
     content, pattern = step.get("content", step.get("prepend")), step.get("pattern")
     if not isinstance(content, str):
         return 1

@@ -155,7 +155,7 @@ def _limit(seconds: float, memory: int) -> None:
 
 
 def _pieces(learnt: list[bool], write: Write) -> list[tuple[str, bool]] | None:
-    """A chat as the template writes it, its learnt turns parted from the rest; None where they cannot be."""
+    """Render a chat with its learnt turns apart from the rest; None where they cannot be told apart."""
     pieces, done = [], ""
     for number in (number for number, each in enumerate(learnt) if each):
         before, after = _around(number, write)
@@ -168,7 +168,7 @@ def _pieces(learnt: list[bool], write: Write) -> list[tuple[str, bool]] | None:
 
 
 def _around(number: int, write: Write) -> tuple[str, str]:
-    """The chat before and after a learnt turn; the turn's header is read where the template allows."""
+    """Render the chat before and after a learnt turn; the turn's header is read where the template allows."""
     before, after = "", write(number + 1, False)
     for asked in (True, False) if number else ():
         before = write(number, asked)
@@ -195,7 +195,7 @@ class _Generation(Extension):
 
 
 class _Dict:
-    """`dict` without what hangs on a type."""
+    """`dict` without the attributes of a type."""
 
     def __call__(self, *args: Any, **words: Any) -> dict[Any, Any]:
         return dict(*args, **words)
