@@ -14,6 +14,8 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+from offsite.untrusted import worker
+
 MARKS = {
     "a folder above everything": "vault-of-Zoë 7q",
     "the user's name": "quillfeather",
@@ -79,6 +81,7 @@ def lines(home):
            "--blocks", "2", "--length", "16", "-o", "frontier"]  # fmt: skip
     yield ["report", "uniform", "-o", "uniform.html"]
     yield ["doctor", "--json"]
+    yield ["methods", "--json"]
 
 
 _OUTWARDS = ("socket.connect", "socket.sendto", "socket.sendmsg", "socket.bind", "socket.getaddrinfo",
@@ -95,6 +98,8 @@ def _hook(event, args):
         return
     if event.startswith("socket.") and getattr(args[0], "family", None) in _INSIDE:
         return
+    if event == "subprocess.Popen" and list(args[1][:4]) == [sys.executable, "-I", "-S", worker.__file__]:
+        return  # Python itself, which reads what is untrusted within limits
     if event == "socket.bind" and args[1][0] in _LOOPBACK:  # urllib3, imported, asks so whether there is IPv6
         return
     _watches[-1].append(f"{event} {args[1:] if event in _OUTWARDS else args[:2]}")
