@@ -12,9 +12,9 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.alias_generators import to_camel
@@ -23,51 +23,13 @@ from offsite.bundles import bundle
 from offsite.bundles.adapter import AdapterCard
 from offsite.bundles.bundle import CARD, SIGNATURE
 from offsite.bundles.emulator import EmulatorCard, is_emulator
+from offsite.bundles.keys import check_library, fingerprint, fingerprint_of, private_key
 from offsite.errors import UserError, brief
-from offsite.files.atomic import check_parent, mend, write_text
+from offsite.files.atomic import mend, write_text
 from offsite.untrusted.files import MOST_TEXT, read_object
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
     from model_signing import hashing, manifest
-
-_KEY_LIMIT = 1 << 16
-_CURVES = ("secp256r1", "secp384r1", "secp521r1")
-
-
-def keygen(out: Path) -> tuple[Path, Path]:
-    """Write a new key on the curve P-256: `out`.key for its owner's eyes alone, `out`.pub for everyone.
-
-    Both are PEM (PKCS #8 without a passphrase, for model-signing 1.1 opens no other; SubjectPublicKeyInfo).
-    To a private key that stands alone, as a kill may leave it, its public one is added.
-    """
-    _library()
-    from cryptography.hazmat.primitives import serialization as pem
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    if out.name in ("", ".."):
-        raise UserError(f"{str(out)!r} is a folder; name what the files of the keys are to be called.")
-    private, public = out.with_name(f"{out.name}.key"), out.with_name(f"{out.name}.pub")
-    for file in (private, public):
-        check_parent(file)
-        mend(file)
-    if os.path.lexists(public) or (os.path.lexists(private) and not _is_private_key(private)):
-        raise _taken(private if os.path.lexists(private) else public)
-    if not os.path.lexists(private):
-        key = ec.generate_private_key(ec.SECP256R1())
-        text = key.private_bytes(pem.Encoding.PEM, pem.PrivateFormat.PKCS8, pem.NoEncryption()).decode()
-        try:
-            write_text(private, text, mode=0o600, new=True)
-        except FileExistsError as error:
-            raise _taken(private) from error
-    write_text(public, _pem(_private_key(private).public_key()).decode())
-    return private, public
-
-
-def fingerprint(key: Path) -> str:
-    """sha256 of the public `key` as PEM, by which two people can make sure of it, and signatures name it."""
-    _library()
-    return _fingerprint(_public_key(key))
 
 
 def sign(path: Path, key: Path) -> str:
@@ -75,10 +37,10 @@ def sign(path: Path, key: Path) -> str:
 
     An earlier signature is replaced. A UserError for what is no whole bundle, or no key to sign with.
     """
-    _library()
+    check_library()
     from model_signing import signing
 
-    private = _private_key(key)
+    private = private_key(key)
     mend(path / SIGNATURE)
     card, _ = bundle.read(path, EmulatorCard if is_emulator(path) else AdapterCard)
     config = signing.Config()  # type: ignore[no-untyped-call]
@@ -87,7 +49,7 @@ def sign(path: Path, key: Path) -> str:
         file = Path(scratch) / SIGNATURE
         config.sign(path.resolve(), file)
         write_text(path / SIGNATURE, file.read_text(encoding="utf-8"))
-    return _fingerprint(private.public_key())
+    return fingerprint_of(private.public_key())
 
 
 def verify(path: Path, key: Path) -> dict[str, str]:
@@ -96,7 +58,7 @@ def verify(path: Path, key: Path) -> dict[str, str]:
     A UserError for a bundle that is unsigned, signed with another key, or altered, names what is wrong. No link
     is followed, and no more is hashed than was signed.
     """
-    _library()
+    check_library()
     from cryptography.exceptions import InvalidSignature
     from model_signing import verifying
 
@@ -278,74 +240,3 @@ def _unsound(path: Path, why: object) -> UserError:
         f"{path / SIGNATURE} is no signature as `offsite sign` or model-signing makes one with a key "
         f"({brief(why)}); ask the sender to sign the bundle again."
     )
-
-
-def _taken(file: Path) -> UserError:
-    return UserError(f"{str(file)!r} is already there, and keys are never replaced; name other ones.")
-
-
-def _is_private_key(file: Path) -> bool:
-    try:
-        return bool(_private_key(file))
-    except (OSError, UserError):
-        return False
-
-
-def _private_key(file: Path) -> EllipticCurvePrivateKey:
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-
-    key = _loaded(file, lambda data: serialization.load_pem_private_key(data, None))
-    return key if isinstance(key, EllipticCurvePrivateKey) else _refuse(file, "private", ".key")
-
-
-def _public_key(file: Path) -> EllipticCurvePublicKey:
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
-
-    key = _loaded(file, serialization.load_pem_public_key)
-    return key if isinstance(key, EllipticCurvePublicKey) else _refuse(file, "public", ".pub")
-
-
-def _loaded(file: Path, load: Callable[[bytes], object]) -> object:
-    """The key in `file`; None unless it is sound and on one of the curves that model-signing takes."""
-    from cryptography.exceptions import UnsupportedAlgorithm
-
-    with file.open("rb") as stream:
-        data = stream.read(_KEY_LIMIT)
-    try:
-        key = load(data)
-    except TypeError as error:
-        raise UserError(
-            f"{str(file)!r} is locked with a passphrase, which model-signing cannot open; give one without."
-        ) from error
-    except (ValueError, UnsupportedAlgorithm):
-        return None
-    curve = getattr(key, "curve", None)
-    return key if curve is not None and curve.name in _CURVES else None
-
-
-def _refuse(file: Path, kind: str, ending: str) -> NoReturn:
-    raise UserError(
-        f"{str(file)!r} holds no {kind} key on the curve P-256, P-384 or P-521 as PEM; give the {ending} file "
-        "that `offsite keygen` wrote."
-    )
-
-
-def _pem(key: EllipticCurvePublicKey) -> bytes:
-    from cryptography.hazmat.primitives import serialization as pem
-
-    return key.public_bytes(pem.Encoding.PEM, pem.PublicFormat.SubjectPublicKeyInfo)
-
-
-def _fingerprint(key: EllipticCurvePublicKey) -> str:
-    return hashlib.sha256(_pem(key)).hexdigest()
-
-
-def _library() -> None:
-    """Make sure that model-signing, and pyOpenSSL that it forgets to ask for, are installed."""
-    try:
-        import model_signing.signing
-        import model_signing.verifying  # noqa: F401
-    except ImportError as error:
-        raise UserError("Signatures need model-signing: run `pip install 'offsite[sign]'`.") from error

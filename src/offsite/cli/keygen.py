@@ -22,10 +22,10 @@ def command(
     json: Json = False,
 ) -> None:
     """Write both keys, and say how the other side can make sure of the public one."""
-    from offsite.bundles import signing
+    from offsite.bundles import keys
 
-    private, public = signing.keygen(out)
-    data = {"private": str(private), "public": str(public), "fingerprint": signing.fingerprint(public)}
+    private, public = keys.keygen(out)
+    data = {"private": str(private), "public": str(public), "fingerprint": keys.fingerprint(public)}
 
     def show() -> None:
         say = console().print

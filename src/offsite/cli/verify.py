@@ -25,10 +25,10 @@ def command(
     json: Json = False,
 ) -> None:
     """Refuse what is unsigned, altered, has a file too many or too few, or is signed with another key."""
-    from offsite.bundles import signing
+    from offsite.bundles import keys, signing
 
     files = signing.verify(bundle, key)
-    signer = signing.fingerprint(key)
+    signer = keys.fingerprint(key)
     emit(
         {"bundle": str(bundle), "fingerprint": signer, "files": files},
         json,

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from offsite.bundles import signing
+from offsite.bundles import keys, signing
 from offsite.bundles.adapter import Adapter
 from offsite.model.split import Split
 from offsite.owner.blueprint import Place
@@ -23,7 +23,7 @@ def made(tmp_path_factory):
     emulator.save(made / "emulator")
     Adapter.of(model, emulator.origin).save(made / "adapter")
     for name in ("owner", "stranger"):
-        signing.keygen(made / name)
+        keys.keygen(made / name)
     return made
 
 

@@ -13,7 +13,7 @@ pytest.importorskip("model_signing.signing")
 from cryptography.hazmat.primitives import serialization as pem
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from offsite.bundles import signing
+from offsite.bundles import keys, signing
 from tests.sample_bundles import refusal
 
 
@@ -37,7 +37,7 @@ class TestKeys:
     def test_the_private_one_is_its_owners_alone(self, tmp_path):
         before = os.umask(0)
         try:
-            private, public = signing.keygen(tmp_path / "new" / "owner")
+            private, public = keys.keygen(tmp_path / "new" / "owner")
         finally:
             os.umask(before)
         assert sorted(file.name for file in private.parent.iterdir()) == ["owner.key", "owner.pub"]
@@ -49,33 +49,33 @@ class TestKeys:
     @pytest.mark.parametrize("there", ["owner.key", "owner.pub"])
     def test_none_is_replaced(self, tmp_path, there):
         (tmp_path / there).write_text("mine")
-        assert f"{there}' is already there, and keys are never" in refusal(signing.keygen, tmp_path / "owner")
+        assert f"{there}' is already there, and keys are never" in refusal(keys.keygen, tmp_path / "owner")
         assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(there, "mine")]
 
     def test_one_half_of_them_is_completed(self, tmp_path):
-        private, public = signing.keygen(tmp_path / "owner")
+        private, public = keys.keygen(tmp_path / "owner")
         before = private.read_bytes(), public.read_bytes()
         public.unlink()
         (tmp_path / ".owner.pub.partial-0123456789ab").write_text("half")
-        assert signing.keygen(tmp_path / "owner") == (private, public)
+        assert keys.keygen(tmp_path / "owner") == (private, public)
         assert (private.read_bytes(), public.read_bytes()) == before
         assert set(tmp_path.iterdir()) == {private, public}
-        assert "owner.key' is already there" in refusal(signing.keygen, tmp_path / "owner")
+        assert "owner.key' is already there" in refusal(keys.keygen, tmp_path / "owner")
 
     def test_the_quicker_of_two_has_the_name(self, tmp_path, monkeypatch):
         """The other's key comes just after the look at whether there is one."""
-        write = signing.write_text
+        write = keys.write_text
 
         def late(path, text, **more):
             path.with_name("owner.key").write_text("theirs")
             write(path, text, **more)
 
-        monkeypatch.setattr(signing, "write_text", late)
-        assert "owner.key' is already there" in refusal(signing.keygen, tmp_path / "owner")
+        monkeypatch.setattr(keys, "write_text", late)
+        assert "owner.key' is already there" in refusal(keys.keygen, tmp_path / "owner")
         assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("owner.key", "theirs")]
 
     def test_a_name_is_wanted(self):
-        assert "'..' is a folder; name" in refusal(signing.keygen, Path(".."))
+        assert "'..' is a folder; name" in refusal(keys.keygen, Path(".."))
 
     @pytest.mark.parametrize("kind", NO_KEYS)
     def test_other_kinds_are_refused(self, folder, tmp_path, kind):

@@ -19,7 +19,7 @@ import model_signing
 from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from offsite.bundles import signing
+from offsite.bundles import keys, signing
 from offsite.bundles.adapter import Adapter
 from offsite.bundles.emulator import Emulator
 from tests.bundles.signing.test_keys import write_keys
@@ -54,7 +54,7 @@ class TestSigned:
     def test_it_verifies_and_opens_as_before(self, made, owner, tmp_path, kind):
         name = kind.__name__.lower()
         folder = shutil.copytree(made / name, tmp_path / "sent")
-        assert signing.sign(folder, owner[0]) == signing.fingerprint(owner[1])
+        assert signing.sign(folder, owner[0]) == keys.fingerprint(owner[1])
         assert signing.verify(folder, owner[1]) == digests(folder) == digests(made / name)
         assert kind.load(folder).digest == kind.load(made / name).digest
 
@@ -96,7 +96,7 @@ class TestSigned:
         }  # fmt: skip
         around = json.loads((folder / SIG).read_text())
         assert around["verificationMaterial"] == {
-            "publicKey": {"hint": signing.fingerprint(owner[1])},
+            "publicKey": {"hint": keys.fingerprint(owner[1])},
             "tlogEntries": [],
         }
         assert "miller" not in json.dumps(said) + (folder / SIG).read_text()
@@ -273,7 +273,7 @@ def test_another_key_is_refused(folder, made):
 
 def test_a_strangers_signature_under_the_owners_name_is_refused(folder, made, owner):
     signing.sign(folder, made / "stranger.key")
-    edit("verificationMaterial", "publicKey", "hint", value=signing.fingerprint(owner[1]))(folder)
+    edit("verificationMaterial", "publicKey", "hint", value=keys.fingerprint(owner[1]))(folder)
     said = refusal(lambda path: signing.verify(path, owner[1]), folder)
     assert f"model.sig was altered, or made with another key than '{owner[1]}'" in said
 
@@ -346,7 +346,7 @@ def test_without_the_library_all_say_what_to_install(folder, owner, tmp_path, mo
     tries = [
         lambda path: signing.sign(path, owner[0]),
         lambda path: signing.verify(path, owner[1]),
-        lambda _: signing.keygen(tmp_path / "new"),
+        lambda _: keys.keygen(tmp_path / "new"),
     ]
     for each in tries:
         assert "run `pip install 'offsite[sign]'`" in refusal(each, folder)
