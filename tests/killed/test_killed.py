@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from offsite.bundles import keys, signing
 from tests.killed.harness import Moment, Undisturbed, emptied, small_disk, tree
 
 SEED = int(os.environ.get("KILLED_SEED", "0"))
@@ -142,7 +143,6 @@ class TestSigning:
     @pytest.fixture
     def disturbed(self, forks, tmp_path):
         """The folders in which a line was killed just before each of its writes, and how to run it again."""
-        signing = pytest.importorskip("offsite.bundles.signing")
         pytest.importorskip("model_signing.signing")
 
         def over(words, prepare):
@@ -157,28 +157,25 @@ class TestSigning:
                 assert forks.run(line, Moment(event=event)).code in KILLED
                 yield folder, lambda line=line: forks.run(line)
 
-        return signing, over
+        return over
 
     def test_of_keys_there_are_none_or_two_that_match(self, disturbed, world, tmp_path):
-        signing, over = disturbed
         adapter = shutil.copytree(world / "adapter", tmp_path / "adapter")
-        for folder, again in over(["keygen", "-o", "O"], lambda folder: None):
+        for folder, again in disturbed(["keygen", "-o", "O"], lambda folder: None):
             private, public = folder / "out.key", folder / "out.pub"
             assert private.exists() or not public.exists()
             assert public.exists() or again().code == 0
             assert {path for path in folder.iterdir() if ".partial-" not in path.name} == {private, public}
-            assert signing.sign(adapter, private) == signing.fingerprint(public)
+            assert signing.sign(adapter, private) == keys.fingerprint(public)
 
     def test_a_bundle_has_the_old_signature_or_the_new(self, disturbed, world, tmp_path):
-        signing, over = disturbed
-        old, new = (signing.keygen(tmp_path / name) for name in ("old", "new"))
-
-        publics = {signing.fingerprint(public): public for _, public in (old, new)}
+        old, new = (keys.keygen(tmp_path / name) for name in ("old", "new"))
+        publics = {keys.fingerprint(public): public for _, public in (old, new)}
 
         def signed(folder):
             signing.sign(shutil.copytree(world / "adapter", folder / "sent"), old[0])
 
-        for folder, again in over(["sign", "B", "--key", str(new[0])], signed):
+        for folder, again in disturbed(["sign", "B", "--key", str(new[0])], signed):
             swept = [path.unlink() for path in folder.rglob("*.partial-*")]
             assert len(swept) <= 1
             said = json.loads((folder / "sent" / "model.sig").read_text())

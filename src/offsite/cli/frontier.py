@@ -63,6 +63,8 @@ ProfileBlocks = Annotated[
 ]
 ProfileLength = Annotated[int | None, typer.Option(min=2, help="Tokens of such a block.")]
 Most = Annotated[int, typer.Option("--score", min=1, help="How many emulators get the five rows, at the most.")]
+Steps = Annotated[int, typer.Option(help="Optimizer steps of each tuning, at the most.")]
+Rate = Annotated[float, typer.Option(help="Peak learning rate of each tuning.")]
 Gap = Annotated[
     float | None, typer.Option(help="Wish: accuracy points that the emulator tuned lies below plugged in.")
 ]
@@ -93,8 +95,8 @@ def command(
     profile_length: ProfileLength = None,
     train: Train = None,
     limit: Limit = None,
-    steps: Annotated[int, typer.Option(help="Optimizer steps of each tuning, at the most.")] = 150,
-    lr: Annotated[float, typer.Option(help="Peak learning rate of each tuning.")] = 2e-4,
+    steps: Steps = 150,
+    lr: Rate = 2e-4,
     lora_rank: Rank = None,
     seed: Seed = 0,
     cache: Stages = None,
@@ -111,29 +113,34 @@ def command(
     from offsite.experiments.frontier.choose import share
     from offsite.model import loading
     from offsite.owner.profile import Profile
-    from offsite.provenance import record
 
     wish = Wish(min_gap, None if max_loss is None else share(max_loss))
     config = TuneConfig(steps=steps, lr=lr, lora_rank=lora_rank, seed=seed)
-    loaded = [Profile.load(folder) for folder in profiles or []]
-    varied = _varied(vary or [], alpha=alphas, beta=betas)
-    grid = _grid(method, loaded, knobs or [], varied, keeps, splits, seed)
-    settings = _checked(grid, loaded)
+    loaded = {folder: Profile.load(folder) for folder in profiles or []}
+    made, varied = list(loaded.values()), _varied(vary or [], alpha=alphas, beta=betas)
+    grid = _grid(method, made, knobs or [], varied, keeps, splits, seed)
+    settings = _checked(grid, made)
     about: dict[str, Any] = {"model": model, "method": "+".join(grid.words), "tasks": named}
     about |= {"train": data, "limit": limit, "tuning": asdict(config), "text": text, "blocks": [blocks, length]}
     experiment = Experiment.of(named, data, config, limit)
     whole, tokenizer = loading.load(model)
     tokens = _tokens(whole, tokenizer, text, length, blocks)
     with stages(cache, beside(out, ".frontier"), _resumable) as work:
-        given = dict(zip(profiles or [], loaded, strict=True))
-        serve = _Profiles(given, whole, tokenizer, text, profile_blocks, profile_length, work)
+        serve = _Profiles(loaded, whole, tokenizer, text, profile_blocks, profile_length, work)
         candidates = [serve.candidate(grid, point) for point in settings]
         found = explore(whole, tokenizer, candidates, tokens, experiment, work=work, most=most, wish=wish)
-        results = {"kind": "frontier", **about, **found.as_json(), **record(seed), "command": None}
         notes = Bench(whole, tokenizer, candidates[0].split, Cache(work)).notes(experiment)
-        results["notes"] = [*notes, *found.failed]
+        results = _results(about, found, notes, seed)
         _write(results, found, serve, grid, out)
     emit(results, json, lambda: _show(results, found, out))
+
+
+def _results(about: dict[str, Any], found: Frontier, notes: list[str], seed: int) -> dict[str, Any]:
+    """What frontier.json says, but for the command that makes the chosen emulator."""
+    from offsite.provenance import record
+
+    results = {"kind": "frontier", **about, **found.as_json(), **record(seed), "command": None}
+    return results | {"notes": [*notes, *found.failed]}
 
 
 def _tokens(

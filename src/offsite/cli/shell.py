@@ -17,6 +17,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
+from offsite import launchers
 from offsite.errors import UserError, brief, did_you_mean
 from offsite.files.atomic import (
     check,
@@ -49,7 +50,6 @@ _WRITTEN = {  # what marks a folder as ours, and what we put beside it, besides 
     ),
 }  # fmt: skip
 _TRACKERS = ("mlflow", "trackio", "wandb")
-_LAUNCHERS = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _LACKS = {  # by the words of libraries that have no error type for it
     "No space is left on the disk of the output; free some, or write elsewhere.": (
         "No space left on device", "PytorchStreamWriter failed", "inline_container.cc",
@@ -63,7 +63,7 @@ _LACKS = {  # by the words of libraries that have no error type for it
 def run(app: typer.Typer, args: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code; whatever goes wrong is one sentence on standard error."""
     _quieten()
-    _ignore_launchers()
+    launchers.drop()  # a command is one process and opens no socket
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # an ASCII terminal shows a mark for what it lacks
@@ -250,13 +250,6 @@ def _quieten() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-
-
-def _ignore_launchers() -> None:
-    """Drop what an earlier launcher left in the environment: a command is one process and opens no socket."""
-    for name in list(os.environ):
-        if name in _LAUNCHERS or name.startswith("ACCELERATE_"):
-            del os.environ[name]
 
 
 def _expanded(word: str) -> str:

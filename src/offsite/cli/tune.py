@@ -13,6 +13,10 @@ from offsite.cli.shell import beside, console, emit, leftovers, outputs, staged_
 from offsite.files.atomic import write_json
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from offsite.bundles.emulator import Emulator
+    from offsite.data.encoding import Prepared
     from offsite.data_owner.tune import TuneConfig, Tuned
 
 NAME = "tune"
@@ -26,33 +30,38 @@ Another: `offsite tune emulator/ --data private.jsonl -o adapter/ --trusted-key 
 """
 
 
+Data = Annotated[str, typer.Option(callback=a_task, help="A data file, or the name of a task.")]
+Show = Annotated[
+    int, typer.Option(min=0, help="Print so many rows as they will be trained, what is learnt marked.")
+]
+Date = Annotated[str | None, typer.Option(help="The day that a chat template prints as today, YYYY-MM-DD.")]
+Key = Annotated[
+    Path | None, typer.Option(help="Refuse an emulator that this public key's holder did not sign.")
+]
+Trackers = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Trackers, by transformers' names: tensorboard (to ./runs or $TENSORBOARD_LOGGING_DIR), "
+        "mlflow, trackio, wandb."
+    ),
+]
+
+
 def command(
     emulator: EmulatorBundle,
-    data: Annotated[str, typer.Option(callback=a_task, help="A data file, or the name of a task.")],
+    data: Data,
     out: Annotated[Path, typer.Option("-o", "--output", help="The adapter bundle to write.")],
     lora_rank: Rank = None,
     steps: Annotated[int, typer.Option(help="Optimizer steps at the most.")] = 150,
     batch_size: Annotated[int, typer.Option(help="Examples in a step.")] = 8,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-4,
     max_length: Annotated[int, typer.Option(help="Tokens of an example.")] = 512,
-    show: Annotated[
-        int, typer.Option(min=0, help="Print so many rows as they will be trained, what is learnt marked.")
-    ] = 0,
-    date: Annotated[
-        str | None, typer.Option(help="The day that a chat template prints as today, YYYY-MM-DD.")
-    ] = None,
-    trusted_key: Annotated[
-        Path | None, typer.Option(help="Refuse an emulator that this public key's holder did not sign.")
-    ] = None,
+    show: Show = 0,
+    date: Date = None,
+    trusted_key: Key = None,
     allow_large: Large = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from an interrupted run.")] = False,
-    report_to: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Trackers, by transformers' names: tensorboard (to ./runs or $TENSORBOARD_LOGGING_DIR), "
-            "mlflow, trackio, wandb."
-        ),
-    ] = None,
+    report_to: Trackers = None,
     seed: Seed = 0,
     force: Force = False,
     json: Json = False,
@@ -60,45 +69,71 @@ def command(
     """Read the data, tune, save the adapter and the data owner's private record."""
     private = outputs(out, None, force, [emulator, data])
     from offsite import audit
-    from offsite.bundles.emulator import Emulator
     from offsite.cli import audits, training_rows
     from offsite.data import tasks
     from offsite.data.encoding import DATE
-    from offsite.data_owner.tune import TuneConfig, tune
+    from offsite.data_owner.tune import TuneConfig
     from offsite.data_owner.tune import training_rows as prepared
-    from offsite.model import loading
     from offsite.model.decoder import longest
-    from offsite.training.checkpoint import has_checkpoint
 
     config = TuneConfig(
         steps=steps, batch_size=batch_size, lr=lr, seed=seed, lora_rank=lora_rank, max_length=max_length,
         report_to=tuple(report_to or ()), date=date or DATE,
     )  # fmt: skip
+    opened, tokenizer = _opened(emulator, trusted_key, allow_large)
+    examples = tasks.examples(data)
+    rows = prepared(opened, examples, config)
+    training_rows.warn(rows, longest(opened.model))
+    training_rows.show(rows, tokenizer, show)
+    found = audit.emulator(opened, examples, max_length=max_length, seed=seed)
+    audits.show_emulator(found)
+    audited = audits.as_data(found)
+    seen = {"data": data, "rows": training_rows.as_data(rows, tokenizer), "audit": audited}
+    tuned = _tuned(opened, rows, config, out, private, seen, resume)
+    shown = training_rows.as_data(rows, tokenizer, show)
+    _show(tuned, steps, out, private, {"rows": shown, "audit": audited}, json)
+
+
+def _opened(
+    path: Path, trusted_key: Path | None, allow_large: bool
+) -> tuple[Emulator, PreTrainedTokenizerBase]:
+    """Check the signature, if a key is given, and load the emulator onto the device."""
+    from offsite.bundles.emulator import Emulator
+    from offsite.model import loading
+
     if trusted_key:
         from offsite.bundles import signing
 
-        signing.verify(emulator, trusted_key)
-    opened = Emulator.load(emulator, allow_large=allow_large)
-    opened.model.to(loading.device())  # type: ignore[arg-type]
-    examples = tasks.examples(data)
-    rows = prepared(opened, examples, config)
-    assert opened.tokenizer is not None
-    training_rows.warn(rows, longest(opened.model))
-    training_rows.show(rows, opened.tokenizer, show)
-    found = audit.emulator(opened, examples, max_length=max_length, seed=seed)
-    audits.show_emulator(found)
+        signing.verify(path, trusted_key)
+    emulator = Emulator.load(path, allow_large=allow_large)
+    emulator.model.to(loading.device())  # type: ignore[arg-type]
+    assert emulator.tokenizer is not None
+    return emulator, emulator.tokenizer
+
+
+def _tuned(
+    emulator: Emulator,
+    rows: Prepared,
+    config: TuneConfig,
+    out: Path,
+    private: Path,
+    seen: dict[str, Any],
+    resume: bool,
+) -> Tuned:
+    """Tune, and write the adapter and its receipt, which has what was `seen` before."""
+    from offsite.data_owner.tune import tune
+    from offsite.training.checkpoint import has_checkpoint
+
     with leftovers(beside(out, ".tuning"), has_checkpoint) as work:
         if resume and not has_checkpoint(work):
             typer.echo(
                 "There is no interrupted run to go on from; this one begins at the first step.", err=True
             )
-        tuned = tune(opened, rows, config, work=work, resume=resume)
+        tuned = tune(emulator, rows, config, work=work, resume=resume)
         with staged_with(private, out) as (receipt, folder):
             tuned.save(folder)
-            first = training_rows.as_data(rows, opened.tokenizer)
-            _record(receipt, tuned, config, {"data": data, "rows": first, "audit": audits.as_data(found)})
-    shown = training_rows.as_data(rows, opened.tokenizer, show)
-    _show(tuned, steps, out, private, {"rows": shown, "audit": audits.as_data(found)}, json)
+            _record(receipt, tuned, config, seen)
+    return tuned
 
 
 def _record(folder: Path, tuned: Tuned, config: TuneConfig, seen: dict[str, Any]) -> None:

@@ -143,18 +143,26 @@ def _takes_bos(text: str, tokenizer: PreTrainedTokenizerBase) -> bool:
     return not (tokenizer.bos_token and text.startswith(tokenizer.bos_token))
 
 
+def text_ids(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, where: str) -> list[list[int]]:
+    """The ids alone of `texts` that begin alike; as `text_tokens`, and with tokenizers of Python as well."""
+    special = _takes_bos(texts[-1], tokenizer)
+    found = token_ids(tokenizer, texts, special=special, where=where)
+    return [ids[: _count(ids, text, tokenizer, special)] for ids, text in zip(found, texts, strict=True)]
+
+
 def _read(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, where: str | Sequence[str], *, special: bool
 ) -> list[Tokens]:
     """Tokens of `texts`, with the BOS that the tokenizer adds if `special`, without an EOS that it adds."""
     found = encode_batch(tokenizer, texts, special=special, where=where)
-    ends = [special and ids[1:] and ids[-1] == tokenizer.eos_token_id for ids, _ in found]
-    return [
-        Tokens(ids[:-1], offsets[:-1])
-        if end and not text.endswith(str(tokenizer.eos_token))
-        else Tokens(ids, offsets)
-        for (ids, offsets), end, text in zip(found, ends, texts, strict=True)
-    ]
+    counts = [_count(ids, text, tokenizer, special) for (ids, _), text in zip(found, texts, strict=True)]
+    return [Tokens(ids[:n], offsets[:n]) for (ids, offsets), n in zip(found, counts, strict=True)]
+
+
+def _count(ids: Sequence[int], text: str, tokenizer: PreTrainedTokenizerBase, special: bool) -> int:
+    """How many of a text's tokens are not an EOS that the tokenizer adds at its end."""
+    added = special and len(ids) > 1 and ids[-1] == tokenizer.eos_token_id
+    return len(ids) - (added and not text.endswith(str(tokenizer.eos_token)))
 
 
 def blocks(

@@ -6,10 +6,9 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from offsite.data.encoding import pieces_of, read_bounds, text_tokens
+from offsite.data.encoding import pieces_of, read_bounds, text_ids, text_tokens
 from offsite.data.examples import Question
 from offsite.errors import UserError
-from offsite.untrusted.tokenize import token_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -53,7 +52,7 @@ def windows(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, longest: i
     The first follows the BOS, or EOS, alone; a later one as many tokens as fit beside those that it predicts.
     """
     prefix = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    found = [_ids([text], tokenizer, "A text")[0] for text in texts]
+    found = [text_ids([text], tokenizer, "A text")[0] for text in texts]
     return [list(_windows([prefix, *ids], min(_WINDOW, longest))) for ids in found]
 
 
@@ -72,23 +71,12 @@ def _pairs(question: Question, tokenizer: PreTrainedTokenizerBase) -> list[Pair]
     where = f"The question {question.prompt!r:.60}"
     wholes = [f"{question.prompt} {choice}" for choice in question.choices]
     if not tokenizer.is_fast:  # it does not say where its tokens stand
-        prompt, *found = _ids([question.prompt.rstrip(), *wholes], tokenizer, where)
+        prompt, *found = text_ids([question.prompt.rstrip(), *wholes], tokenizer, where)
         return [(prompt, ids[len(prompt) :]) for ids in found]
     bounds = read_bounds(question.prompt)
     tokens = text_tokens(wholes, tokenizer, where)
     known = [pieces_of(one, bounds).count(0) for one in tokens]
     return [(one.ids[:count], one.ids[count:]) for one, count in zip(tokens, known, strict=True)]
-
-
-def _ids(texts: list[str], tokenizer: PreTrainedTokenizerBase, where: str) -> list[list[int]]:
-    """The ids of texts that begin alike: with the BOS that the tokenizer adds, without an EOS that it adds."""
-    bos, eos = tokenizer.bos_token, tokenizer.eos_token
-    special = not (bos and texts[0].startswith(bos))
-    found = token_ids(tokenizer, texts, special=special, where=where)
-    return [
-        ids[:-1] if ids[1:] and ids[-1] == tokenizer.eos_token_id and not text.endswith(str(eos)) else ids
-        for text, ids in zip(texts, found, strict=True)
-    ]
 
 
 def _check(prompt: str, head: Sequence[int], choice: str, answer: Sequence[int], longest: int) -> None:

@@ -12,12 +12,8 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import ProjectConfiguration
 
+from offsite import launchers
 from offsite.errors import UserError, did_you_mean
-
-_LAUNCHER = (
-    "WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
-    "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "FORK_LAUNCHED",
-)  # fmt: skip
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -36,7 +32,7 @@ def tracking(names: Sequence[str], settings: Mapping[str, object]) -> Iterator[A
     Tensorboard's files go to ./runs, or where TENSORBOARD_LOGGING_DIR says.
     """
     folder = os.environ.get("TENSORBOARD_LOGGING_DIR") or str(Path("runs", time.strftime("%Y%m%d-%H%M%S")))
-    with _one_process():
+    with launchers.dropped():  # always of this one process
         accelerator = Accelerator(
             log_with=list(names) or None, project_config=ProjectConfiguration(logging_dir=folder)
         )
@@ -54,14 +50,3 @@ def _plain(settings: Mapping[str, object]) -> dict[str, object]:
     return {
         name: value if isinstance(value, (int, float, str)) else str(value) for name, value in settings.items()
     }
-
-
-@contextmanager
-def _one_process() -> Iterator[None]:
-    """Hide a launcher's variables: an accelerator that sees them waits on a socket for other processes."""
-    names = [name for name in os.environ if name in _LAUNCHER or name.startswith("ACCELERATE_")]
-    hidden = {name: os.environ.pop(name) for name in names}
-    try:
-        yield
-    finally:
-        os.environ.update(hidden)

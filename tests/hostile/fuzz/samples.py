@@ -10,7 +10,7 @@ import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from offsite.bundles import signing
+from offsite.bundles import keys
 from offsite.bundles.adapter import Adapter, Lora, adapter_linears
 from offsite.model.split import Split
 from offsite.owner.blueprint import Place
@@ -61,7 +61,7 @@ def write(folder: Path) -> None:
     for name, rows in ROWS.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for name in ("owner", "attacker"):
-        signing.keygen(folder / name)
+        keys.keygen(folder / name)
 
 
 def _adapters(folder: Path, family: str) -> None:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from offsite.model.decoder import Decoder
-from offsite.model.split import Split
 from offsite.owner.blueprint import Blueprint
 from offsite.owner.components import (
     blueprint,
@@ -24,18 +21,18 @@ from offsite.owner.components import (
     with_privacy,
 )
 from offsite.owner.curvature import Curvature
-from offsite.owner.factors import evened, fisher_ranks, watched
-from offsite.owner.methods.base import Granularity, Method, check_keep
-from offsite.owner.parts import Parts
+from offsite.owner.factors import evened, fisher_ranks
+from offsite.owner.methods.base import check_keep
 from offsite.owner.profile import Profile
 from offsite.owner.records import ChannelScores, Repair
+from offsite.owner.scored import Scored
 
 FLOOR = 0.05
 """The share of each matrix's ranks and channels that stays whatever their score, as in the paper."""
 
 
 @dataclass(frozen=True)
-class GradOT(Method):
+class GradOT(Scored):
     """Keep the ranks of attention and the feed-forward channels that matter most to loss and adapter gradients.
 
     A component d of a weight (d is what its removal adds) scores dT H d - lambda * (dl/dW . d): the second
@@ -46,30 +43,15 @@ class GradOT(Method):
 
     name: ClassVar[str] = "gradot"
     paper: ClassVar[str] = "GradOT, arXiv 2507.04455"
-    granularity: ClassVar[Granularity] = "components"
-    plan_knobs: ClassVar[frozenset[str]] = frozenset({"lambda_attention", "lambda_channels", "ranks"})
-    calibration: ClassVar[tuple[int, int] | None] = (256, 64)  # as short as what adapters are tuned on
+    plan_knobs: ClassVar[frozenset[str]] = Scored.plan_knobs | {"ranks"}
     moved: ClassVar[Mapping[str, str]] = {
         "form": "form=paper is the method gradot-paper, and form=fisher is gradot; name that method instead."
     }
     evenly: Annotated[float, "times the mean energy"] = 1.0
     """How much of G's mean energy is added to every direction: what the loss hardly feels now is kept too, for
     the adapter's gradients may pass through it once it has moved."""
-    lambda_attention: Annotated[float, "times the change of the loss"] = 0.0
-    """Weight of the privacy term for ranks: the higher, the sooner those go whose removal raises the loss."""
-    lambda_channels: Annotated[float, "times the change of the loss"] = 0.0
-    """Weight of the privacy term for channels."""
     ranks: Annotated[float, "share, 0 to 1"] = 1.0
     """At most this share of the ranks of an attention matrix stays."""
-    labels: Literal["text", "sampled"] = "text"
-    """Whose next tokens make the Fisher information: the text's, or drawn from the model."""
-
-    def measure(self, model: PreTrainedModel, split: Split, tokens: Tensor | None, parts: Parts) -> None:
-        """Factorise attention in the Fisher norm, and score its components and the channels."""
-        decoder, sampled = Decoder.of(model), 0 if self.labels == "sampled" else None
-        linears = partial(self.linears, decoder)
-        for layer, seen in watched(model, split, parts, tokens, linears, sampled=sampled):
-            parts.put(str(layer), self.scores(decoder, layer, seen))
 
     def linears(self, decoder: Decoder, layer: int) -> list[str]:
         """Return the linears of a layer whose curvature the scores need."""

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from offsite.model.decoder import Decoder
-from offsite.model.split import Split
 from offsite.owner.blueprint import Blueprint
 from offsite.owner.components import blueprint, by_share, candidates, channel_cost, choose, with_privacy
 from offsite.owner.curvature import Curvature
-from offsite.owner.factors import rank_cost, removed, watched
-from offsite.owner.methods.base import Granularity, Method, check_keep
+from offsite.owner.factors import rank_cost, removed
+from offsite.owner.methods.base import check_keep
 from offsite.owner.methods.gradot import FLOOR
-from offsite.owner.parts import Parts
 from offsite.owner.profile import Profile
 from offsite.owner.records import ChannelScores, Factors, RankScores
+from offsite.owner.scored import Scored
 
 
 @dataclass(frozen=True)
-class GradOTPaper(Method):
+class GradOTPaper(Scored):
     """Keep one share of all ranks of attention and of all feed-forward channels, by the paper's score.
 
     A component d of a weight (d is what its removal adds) scores ||H d||_1 - lambda * (dl/dW . d), H being the
@@ -35,22 +32,6 @@ class GradOTPaper(Method):
 
     name: ClassVar[str] = "gradot-paper"
     paper: ClassVar[str] = "GradOT, arXiv 2507.04455, as published"
-    granularity: ClassVar[Granularity] = "components"
-    plan_knobs: ClassVar[frozenset[str]] = frozenset({"lambda_attention", "lambda_channels"})
-    calibration: ClassVar[tuple[int, int] | None] = (256, 64)
-    lambda_attention: Annotated[float, "times the change of the loss"] = 0.0
-    """Weight of the privacy term for ranks: the higher, the sooner those go whose removal raises the loss."""
-    lambda_channels: Annotated[float, "times the change of the loss"] = 0.0
-    """Weight of the privacy term for channels."""
-    labels: Literal["text", "sampled"] = "text"
-    """Whose next tokens make the Fisher information: the text's, or drawn from the model."""
-
-    def measure(self, model: PreTrainedModel, split: Split, tokens: Tensor | None, parts: Parts) -> None:
-        """Factorise attention, and score its components and the channels."""
-        decoder, sampled = Decoder.of(model), 0 if self.labels == "sampled" else None
-        linears = partial(self.linears, decoder)
-        for layer, seen in watched(model, split, parts, tokens, linears, sampled=sampled):
-            parts.put(str(layer), self.scores(decoder, layer, seen))
 
     def linears(self, decoder: Decoder, layer: int) -> list[str]:
         """Return the linears of a layer whose curvature the scores need."""
