@@ -60,15 +60,26 @@ def test_a_process_that_takes_too_much_or_dies_is_refused(monkeypatch):
 
     for build in (forever, lambda: b"x" * (1 << 30), lambda: os.kill(os.getpid(), 9), lambda: time.sleep(60)):
         with pytest.raises(UserError, match=r"The thing takes more than 1 seconds or 384 MiB to build"):
-            fork.try_first(build, "The thing")
+            fork.try_first(build, "The thing", b"what it is made of")
 
 
 def test_what_goes_well_leaves_no_process_and_no_setting_behind(monkeypatch):
     monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
-    fork.try_first(lambda: os.write(1, b"unseen"), "The thing")
+    fork.try_first(lambda: os.write(1, b"unseen"), "The thing", b"seen by none")
     assert "TOKENIZERS_PARALLELISM" not in os.environ
     with contextlib.suppress(ChildProcessError):  # none at all
         assert os.waitpid(-1, os.WNOHANG) == (0, 0), "none that has ended"
+
+
+@LINUX
+def test_what_went_well_is_not_tried_again_and_what_was_refused_is(monkeypatch):
+    forks, fork_once = [], os.fork
+    monkeypatch.setattr(os, "fork", lambda: forks.append(1) or fork_once())
+    for _ in range(3):
+        fork.try_first(lambda: None, "The thing", b"sound")
+        with pytest.raises(UserError, match="It cannot be built"):
+            fork.try_first(lambda: 1 / 0, "The thing", b"unsound")
+    assert len(forks) == 1 + 3
 
 
 @pytest.mark.parametrize(("changes", "why"), [

@@ -13,8 +13,6 @@ from offsite.cli.shell import beside, console, emit, leftovers, outputs, staged_
 from offsite.files.atomic import write_json
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from offsite.bundles.emulator import Emulator
     from offsite.data.encoding import Prepared
     from offsite.data_owner.tune import TuneConfig, Tuned
@@ -80,9 +78,11 @@ def command(
         steps=steps, batch_size=batch_size, lr=lr, seed=seed, lora_rank=lora_rank, max_length=max_length,
         report_to=tuple(report_to or ()), date=date or DATE,
     )  # fmt: skip
-    opened, tokenizer = _opened(emulator, trusted_key, allow_large)
+    opened = _opened(emulator, trusted_key, allow_large)
     examples = tasks.examples(data)
     rows = prepared(opened, examples, config)
+    tokenizer = opened.tokenizer
+    assert tokenizer is not None, "without one, no rows are prepared"
     training_rows.warn(rows, longest(opened.model))
     training_rows.show(rows, tokenizer, show)
     found = audit.emulator(opened, examples, max_length=max_length, seed=seed)
@@ -94,9 +94,7 @@ def command(
     _show(tuned, steps, out, private, {"rows": shown, "audit": audited}, json)
 
 
-def _opened(
-    path: Path, trusted_key: Path | None, allow_large: bool
-) -> tuple[Emulator, PreTrainedTokenizerBase]:
+def _opened(path: Path, trusted_key: Path | None, allow_large: bool) -> Emulator:
     """Check the signature, if a key is given, and load the emulator onto the device."""
     from offsite.bundles.emulator import Emulator
     from offsite.model import loading
@@ -107,8 +105,7 @@ def _opened(
         signing.verify(path, trusted_key)
     emulator = Emulator.load(path, allow_large=allow_large)
     emulator.model.to(loading.device())  # type: ignore[arg-type]
-    assert emulator.tokenizer is not None
-    return emulator, emulator.tokenizer
+    return emulator
 
 
 def _tuned(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -47,7 +48,10 @@ def config_and_skeleton(
     _refuse_values(data)
     with suppress(Exception):  # imported before the trial, which would import it in vain; fails again there
         MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[kind]]
-    try_first(lambda: _build(kind, data, tensors, stored), f"The {kind} model that the config describes")
+    decides = repr((json.dumps(data, sort_keys=True), tensors, stored)).encode()
+    try_first(
+        lambda: _build(kind, data, tensors, stored), f"The {kind} model that the config describes", decides
+    )
     return _build(kind, data, tensors, stored)
 
 

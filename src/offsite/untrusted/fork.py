@@ -7,6 +7,7 @@ elsewhere nothing is tried.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import select
@@ -23,14 +24,21 @@ _SECONDS = 20
 _MEMORY = 384 << 20  # bytes beyond what this process has
 _PARALLELISM = "TOKENIZERS_PARALLELISM"  # where it is not set, tokenizers prints a warning at each fork
 
+_tried: set[bytes] = set()
+"""Digests of what was built within the limits."""
 
-def try_first(build: Callable[[], object], what: str, memory: int = _MEMORY) -> None:
+
+def try_first(build: Callable[[], object], what: str, read: bytes, memory: int = _MEMORY) -> None:
     """Run `build` in a copy of this process, which may take so many bytes; `what` it builds begins a sentence.
+
+    What went well once in this process is not tried again: a fork of a large process takes a tenth of a second.
+    `read` is all that decides what is built.
 
     Raises:
         UserError: `build` raised it there, or took too much.
     """
-    if sys.platform != "linux":
+    tried = hashlib.sha256(b"%d %s" % (memory, read)).digest()
+    if sys.platform != "linux" or tried in _tried:
         return
     reading, writing = os.pipe()
     with _quiet_fork():
@@ -51,6 +59,7 @@ def try_first(build: Callable[[], object], what: str, memory: int = _MEMORY) -> 
         )
     if answer["refused"]:
         raise UserError(answer["refused"])
+    _tried.add(tried)
 
 
 def _answer(build: Callable[[], object], writing: int, memory: int) -> NoReturn:

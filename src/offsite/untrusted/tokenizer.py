@@ -7,6 +7,7 @@ data owner's texts in the worker (`tokenize`), within limits.
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,6 +58,7 @@ _MOST_GROWTH = 64  # of a text, through all replacements
 _LONGEST_PIECE = 128  # bytes that a table of characters puts for one; honest ones have 33
 _TOKEN_KEYS = {"id", "content", "single_word", "lstrip", "rstrip", "normalized", "special", "__type"}
 _OPENED, _OPENED_A_BYTE = 384 << 20, 40  # bytes that opening may take, and for each byte of tokenizer.json
+_NOT_READ = {"card.json", "model.safetensors", "model.sig"}  # files of a bundle that no tokenizer opens
 _MOST_PIECES = 64  # in a template of special tokens
 _UNSHOWN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -89,8 +91,16 @@ def _tried(folder: Path) -> PreTrainedTokenizerBase:
     """Open a tokenizer in a copy of this process first, where a panic of its library is not seen."""
     backend = folder / _BACKEND
     size = backend.stat().st_size if backend.exists() else 0
-    try_first(lambda: _opened(folder), f"The tokenizer in {folder}", _OPENED + _OPENED_A_BYTE * size)
+    try_first(
+        lambda: _opened(folder), f"The tokenizer in {folder}", _content(folder), _OPENED + _OPENED_A_BYTE * size
+    )
     return _opened(folder)
+
+
+def _content(folder: Path) -> bytes:
+    """Return names and digests of the files that could decide what a tokenizer becomes."""
+    files = [file for file in sorted(folder.iterdir()) if file.is_file() and file.name not in _NOT_READ]
+    return repr([(file.name, hashlib.sha256(file.read_bytes()).digest()) for file in files]).encode()
 
 
 def _opened(folder: Path) -> PreTrainedTokenizerBase:
