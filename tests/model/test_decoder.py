@@ -69,6 +69,12 @@ def test_an_encoder_decoder_is_refused():
         Decoder.of(t.T5ForConditionalGeneration(config))
 
 
+def test_the_stack_is_found_where_layers_have_a_class_of_another_name(llama):
+    for layer in llama.model.layers:  # as FSDP leaves them
+        layer.__class__ = type("FSDPLlamaDecoderLayer", (type(layer),), {})
+    assert Decoder.of(llama).path == "model.layers"
+
+
 def test_a_model_whose_layer_kind_follows_from_its_number_is_refused():
     config = t.Qwen2MoeConfig(
         vocab_size=64, hidden_size=16, intermediate_size=16, moe_intermediate_size=8, num_experts=4,

@@ -209,11 +209,14 @@ def _lora_sites(emulator: Emulator) -> dict[str, str]:
 
 def _lora(wrapped: torch.nn.Module, sites: Mapping[str, str]) -> dict[str, torch.Tensor]:
     """What peft trained, by place instead of by the emulator's layer number."""
-    trained = {name: p for name, p in wrapped.named_parameters() if p.requires_grad}
-    found = {}
-    for site, name in sites.items():
-        for part in LORA_PARTS:
-            inner = part.replace(".weight", ".default.weight")
-            found[f"{site}.{part}"] = trained.pop(f"base_model.model.{name}.{inner}").detach().clone()
-    assert not trained, f"peft trained more than was asked: {sorted(trained)}"
+    from peft import get_peft_model_state_dict
+
+    tensors = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+    found = {
+        f"{site}.{part}": tensors[f"base_model.model.{name}.{part}"].detach().clone()
+        for site, name in sites.items()
+        for part in LORA_PARTS
+    }
+    trained = [name for name, parameter in wrapped.named_parameters() if parameter.requires_grad]
+    assert len(trained) == len(found), f"peft trained more than was asked: {trained}"
     return found

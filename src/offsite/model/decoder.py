@@ -1,8 +1,8 @@
 """How transformers lays out a causal LM: the only file that knows.
 
 There is no table of architectures. The decoder stack is the one `nn.ModuleList` of `num_hidden_layers`
-members whose class the model refuses to split; what a shorter stack needs follows from the config, and is
-checked by comparing with a skeleton built from it.
+members that can be checkpointed; what a shorter stack needs follows from the config, and is checked by
+comparing with a skeleton built from it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
 from offsite.errors import UserError
@@ -55,13 +56,12 @@ class Decoder:
     def of(cls, model: PreTrainedModel) -> Decoder:
         """Find the stack of `model`; a UserError for what is not one plain decoder stack."""
         config = model.config
-        uncuttable = set(model._no_split_modules or ())
         found = [
             (name, module)
             for name, module in model.named_modules()
             if isinstance(module, nn.ModuleList)
             and len(module) == getattr(config, "num_hidden_layers", -1)
-            and all(type(layer).__name__ in uncuttable for layer in module)
+            and all(isinstance(layer, GradientCheckpointingLayer) for layer in module)  # FSDP's too
         ]
         if getattr(config, "is_encoder_decoder", False) or len(found) != 1:
             raise UserError(
@@ -296,10 +296,10 @@ def _from(config: PretrainedConfig) -> PreTrainedModel:
 def _set(model: nn.Module, name: str, tensor: Tensor) -> None:
     parent, _, leaf = name.rpartition(".")
     module = model.get_submodule(parent)
-    if leaf in module._parameters:
-        module._parameters[leaf] = tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor, False)
+    if not isinstance(getattr(module, leaf), nn.Parameter):  # a parameter would not stay a buffer
+        setattr(module, leaf, tensor.detach())
     else:
-        module._buffers[leaf] = tensor
+        setattr(module, leaf, tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor, False))
 
 
 def _check_same(old: Decoder, new: Decoder, order: Sequence[int]) -> None:
