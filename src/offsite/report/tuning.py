@@ -16,7 +16,7 @@ _PRIVATE = (
 )
 
 
-class Tuned(Loose):
+class TuningReceipt(Loose):
     """What a data owner's receipt says, so far as it is drawn."""
 
     adapter: str
@@ -28,7 +28,7 @@ class Tuned(Loose):
 
 def tuning(name: str, receipt: Mapping[str, Any]) -> Part:
     """The part about the tuning that `receipt` is of; a UserError where that has another shape."""
-    found = read(Tuned, receipt, "This receipt", "`offsite tune`")
+    found = read(TuningReceipt, receipt, "This receipt", "`offsite tune`")
     figure = curve(next(row for row in ROWS if row.key == "emulator_tuned"), found.curve)
     label = "Loss against tuning steps"
     shown = [Shown("Nats per answer token", figure, label, "lower is better")] if figure else []
@@ -45,7 +45,7 @@ def tuning(name: str, receipt: Mapping[str, Any]) -> Part:
     )
 
 
-def _headline(found: Tuned) -> str:
+def _headline(found: TuningReceipt) -> str:
     held = [point.heldout for point in found.curve if point.heldout is not None]
     steps = max((point.step for point in found.curve), default=0)
     if len(held) < 2:

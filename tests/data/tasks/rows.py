@@ -100,12 +100,12 @@ QUESTIONS = {
 def small_wheel(path, rows_each=3):
     """A zip laid out as the wheel is: every row once per choice, with and without its prompt."""
     with zipfile.ZipFile(path, "w") as archive:
-        for recipe, origin, split in fetch._in_wheel():
+        for definition, origin, split in fetch._in_wheel():
             member = fetch._member(origin, split)
             if member in archive.namelist():  # a folder whose rows are shared out
                 continue
-            count = 1000 if recipe.name == "sciq" else rows_each
-            docs = [_numbered(recipe.name, split, number) for number in range(count)]
+            count = 1000 if definition.name == "sciq" else rows_each
+            docs = [_numbered(definition.name, split, number) for number in range(count)]
             archive.writestr(member, gzip.compress("".join(_requests(docs)).encode()))
     return path
 

@@ -8,20 +8,20 @@ import pytest
 from jinja2 import UndefinedError
 from jinja2.exceptions import SecurityError
 
-from offsite.data.tasks import definition as recipe
+from offsite.data.tasks import definition
 from tests.data.tasks.rows import HUB, QUESTIONS, WHEEL
 
 EIGHT = ["arc_challenge", "arc_easy", "hellaswag", "openbookqa", "piqa", "race", "sciq", "webqs"]
 
 
 def _origin(name, source, split="test"):
-    return next(o for o in recipe.questions()[name].having(split) if o.source == source)
+    return next(o for o in definition.questions()[name].having(split) if o.source == source)
 
 
 def test_the_eight_tasks_are_there_and_both_texts():
-    assert list(recipe.questions()) == EIGHT
-    assert list(recipe.texts()) == ["wikipedia", "wikitext2"]
-    assert all(one.having("train") and one.having("test") for one in recipe.questions().values())
+    assert list(definition.questions()) == EIGHT
+    assert list(definition.texts()) == ["wikipedia", "wikitext2"]
+    assert all(one.having("train") and one.having("test") for one in definition.questions().values())
 
 
 @pytest.mark.parametrize("name", sorted(QUESTIONS))
@@ -42,7 +42,7 @@ def test_the_question_is_the_one_that_the_harness_asks(name):
     asked, choices, answer = _harness(name, HUB[name])
     ours = _origin(name, "hub").question(HUB[name])
     assert (ours.prompt, list(ours.choices)) == (asked, choices)
-    if recipe.questions()[name].scoring == "exact_match":
+    if definition.questions()[name].scoring == "exact_match":
         assert answer == list(range(len(choices)))
     else:
         assert ours.answer == answer
@@ -89,17 +89,19 @@ def test_race_has_its_training_rows_in_the_same_form():
 
 def test_lines_become_articles_and_passages_come_once():
     lines = ["", " = One = \n", " text \n", " = = Part = = \n", " = Two = \n", " more \n"]
-    (wikitext,) = recipe.texts()["wikitext2"].origins
+    (wikitext,) = definition.texts()["wikitext2"].origins
     found = list(wikitext.texts({"text": line} for line in lines))
     assert found == [" = One = \n text \n = = Part = = \n", " = Two = \n more \n"]
-    (wikipedia,) = recipe.texts()["wikipedia"].origins
+    (wikipedia,) = definition.texts()["wikipedia"].origins
     rows = [{"query": f"A -- passage\nQuestion: is {n}?\nAnswer:"} for n in range(3)]
     assert list(wikipedia.texts(rows)) == ["A -- passage"]
 
 
 def test_templates_are_sandboxed_and_strict():
     def read(template):
-        origin = recipe.Origin(source="hub", splits={"test": "test"}, prompt=template, choices="[]", answer="0")
+        origin = definition.TaskSource(
+            source="hub", splits={"test": "test"}, prompt=template, choices="[]", answer="0"
+        )
         return origin.question({"a": "x"})
 
     with pytest.raises(SecurityError):

@@ -1,4 +1,4 @@
-"""From the hub, else the wheel, onto the shelf; what is lacking is said in one sentence."""
+"""From the hub, else the wheel, into the cache; what is lacking is said in one sentence."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from offsite.data import tasks
-from offsite.data.tasks import cache as shelf
-from offsite.data.tasks import definition as recipe
-from offsite.data.tasks import fetch
+from offsite.data.tasks import cache as rows_cache
+from offsite.data.tasks import definition, fetch
 from offsite.errors import UserError
 from tests.data.tasks.rows import HUB, QUESTIONS, small_wheel
 
@@ -65,7 +64,7 @@ def test_a_passage_keeps_what_only_looks_like_its_question(downloads):
 
 
 def test_the_wheels_rows_are_told_apart_however_its_lines_are_laid_out(wheel, tmp_path):
-    origin = next(o for o in recipe.questions()["arc_easy"].origins if o.source == "wheel")
+    origin = next(o for o in definition.questions()["arc_easy"].origins if o.source == "wheel")
     other = tmp_path / "other.whl"
     with zipfile.ZipFile(wheel) as archive, zipfile.ZipFile(other, "w") as shuffled:
         member = fetch._member(origin, "test")
@@ -127,14 +126,14 @@ def hub(tmp_path, monkeypatch):
 
     def place(name, split, rows):
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        found = recipe.questions()[name]
+        found = definition.questions()[name]
         origins = [
             origin.model_copy(update={"path": str(folder), "config": None})
             if origin.source == "hub"
             else origin
             for origin in found.origins
         ]
-        monkeypatch.setitem(recipe.questions(), name, found.model_copy(update={"origins": tuple(origins)}))
+        monkeypatch.setitem(definition.questions(), name, found.model_copy(update={"origins": tuple(origins)}))
 
     return place
 
@@ -153,7 +152,7 @@ def test_a_disk_that_fills_is_not_taken_for_a_hub_that_fails(hub, downloads, mon
         raise OSError(28, "No space left on device")
 
     hub("webqs", "test", [HUB["webqs"]])
-    monkeypatch.setattr(shelf, "write_text", full)
+    monkeypatch.setattr(rows_cache, "write_text", full)
     with pytest.raises(OSError, match="No space left"):
         tasks.load("webqs", "test")
 
@@ -214,34 +213,36 @@ def test_a_hub_that_answers_hangs_or_is_not_there(monkeypatch):
     assert "does not answer" in fetch._out_of_reach()
 
 
-# --- the shelf --------------------------------------------------------------------------------------------
+# --- the cache --------------------------------------------------------------------------------------------
 
 
-def test_what_is_put_on_the_shelf_is_taken_from_it(cache):
-    one = recipe.questions()["piqa"]
+def test_what_is_put_in_the_cache_is_taken_from_it(cache):
+    one = definition.questions()["piqa"]
     rows = [{"prompt": "größe\u2028\x85", "choices": ["a", "b"], "answer": 1}]
-    assert shelf.take(one, "test") is None
-    shelf.put(one, "test", "hub: here", "a note", iter(rows))
-    head, found = shelf.take(one, "test")
+    assert rows_cache.take(one, "test") is None
+    rows_cache.put(one, "test", "hub: here", "a note", iter(rows))
+    head, found = rows_cache.take(one, "test")
     assert (head.source, head.note, found) == ("hub: here", "a note", rows)
-    assert shelf.take(one, "train") is None
+    assert rows_cache.take(one, "train") is None
 
 
-@pytest.mark.parametrize("harm", ["cut", "line", "head", "other recipe", "empty", "bytes"])
-def test_what_is_not_whole_on_the_shelf_is_fetched_anew(cache, harm):
-    one = recipe.questions()["piqa"]
-    shelf.put(one, "test", "hub: here", "", [{"prompt": str(n), "choices": [], "answer": 0} for n in range(9)])
+@pytest.mark.parametrize("harm", ["cut", "line", "head", "other definition", "empty", "bytes"])
+def test_what_is_not_whole_in_the_cache_is_fetched_anew(cache, harm):
+    one = definition.questions()["piqa"]
+    rows_cache.put(
+        one, "test", "hub: here", "", [{"prompt": str(n), "choices": [], "answer": 0} for n in range(9)]
+    )
     file = cache / "tasks" / "piqa-test.jsonl"
     whole = file.read_bytes()
     harmed = {
         "cut": whole[:-20],
         "line": whole[: whole[:-1].rindex(b"\n") + 1],
         "head": whole.replace(b'"digest"', b'"digits"'),
-        "other recipe": whole.replace(one.digest.encode(), b"0" * 16),
+        "other definition": whole.replace(one.digest.encode(), b"0" * 16),
         "empty": b"",
         "bytes": whole.replace(b"prompt", b"\xff"),
     }
     file.write_bytes(harmed[harm])
-    assert shelf.take(one, "test") is None
+    assert rows_cache.take(one, "test") is None
     file.write_bytes(whole)
-    assert shelf.take(one, "test") is not None
+    assert rows_cache.take(one, "test") is not None

@@ -6,14 +6,14 @@ import pytest
 
 from offsite.data import tasks
 from offsite.data.tasks import cache as shelf
-from offsite.data.tasks import definition as recipe
+from offsite.data.tasks import definition
 from offsite.errors import UserError
 
 
 @pytest.fixture
 def shelved(tmp_path, monkeypatch):
     monkeypatch.setenv("OFFSITE_CACHE", str(tmp_path))
-    one = recipe.texts()["wikitext2"]
+    one = definition.texts()["wikitext2"]
     long = "".join(f" line {n} {'x' * 90}\n" for n in range(40))
     shelf.put(one, "test", "hub: there", "", [{"text": " = A = \n"}, {"text": " = B = \n"}])
     assert not tasks.at_hand("wikitext2")

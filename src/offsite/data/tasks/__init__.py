@@ -9,7 +9,7 @@ from pathlib import Path
 from offsite.data.examples import Example, Piece, Question, read_examples, read_questions
 from offsite.data.rows import check_file, is_data_file, read_utf8
 from offsite.data.tasks import cache
-from offsite.data.tasks import definition as recipes
+from offsite.data.tasks import definition as definitions
 from offsite.data.tasks.definition import Scoring, Split
 from offsite.data.tasks.fetch import fetched
 from offsite.errors import UserError, did_you_mean
@@ -44,7 +44,7 @@ class Task:
 
 def names() -> list[str]:
     """The tasks that are known by name."""
-    return list(recipes.questions())
+    return list(definitions.questions())
 
 
 def load(word: str, split: Split) -> Task:
@@ -55,12 +55,12 @@ def load(word: str, split: Split) -> Task:
     Raises:
         UserError: neither a task nor a file, a malformed row (with its line), or a task out of reach.
     """
-    recipe = recipes.questions().get(word)
-    if recipe is None:
+    definition = definitions.questions().get(word)
+    if definition is None:
         return _predicted(word, split)
-    head, rows = fetched(recipe, split)
-    assert recipe.scoring is not None
-    return Task(word, tuple(map(_question, rows)), recipe.scoring, head.note, head.source)
+    head, rows = fetched(definition, split)
+    assert definition.scoring is not None
+    return Task(word, tuple(map(_question, rows)), definition.scoring, head.note, head.source)
 
 
 def examples(word: str) -> list[Example]:
@@ -86,9 +86,9 @@ def texts(word: str) -> list[str]:
     Raises:
         UserError: as `load`.
     """
-    recipe = recipes.texts().get(word)
-    if recipe is not None:
-        return [str(row["text"]) for row in fetched(recipe, "train")[1]]
+    definition = definitions.texts().get(word)
+    if definition is not None:
+        return [str(row["text"]) for row in fetched(definition, "train")[1]]
     path = _text_file(word)
     if path.suffix.lower() == ".txt":
         return [_not_blank(read_utf8(path), path)]
@@ -103,28 +103,30 @@ def check(word: str) -> None:
 
 def at_hand(word: str) -> bool:
     """Whether all of a task, or of a public text, is found without asking anyone."""
-    recipe = (recipes.questions() | recipes.texts()).get(word)
-    if recipe is None:
+    definition = (definitions.questions() | definitions.texts()).get(word)
+    if definition is None:
         return Path(word).is_file()
-    splits = {split for origin in recipe.origins for split in origin.splits}
-    return all(cache.take(recipe, split) for split in splits)
+    splits = {split for origin in definition.origins for split in origin.splits}
+    return all(cache.take(definition, split) for split in splits)
 
 
 def check_text(word: str) -> None:
     """Refuse, before any work, a word for which `texts` would find neither a public text nor a file."""
-    if word not in recipes.texts():
+    if word not in definitions.texts():
         check_file(_text_file(word))
 
 
-def _known() -> dict[str, recipes.Recipe]:
+def _known() -> dict[str, definitions.TaskDefinition]:
     """What can be a task: questions, and the texts of which some are set apart to be predicted."""
-    return recipes.questions() | {name: one for name, one in recipes.texts().items() if one.having("test")}
+    return definitions.questions() | {
+        name: one for name, one in definitions.texts().items() if one.having("test")
+    }
 
 
 def _predicted(word: str, split: Split) -> Task:
     """A task that is no benchmark of questions."""
     if word in _known():
-        head, rows = fetched(recipes.texts()[word], split)
+        head, rows = fetched(definitions.texts()[word], split)
         told = tuple(str(row["text"]) for row in rows)
         return Task(word, (), "perplexity", head.note, head.source, told)
     path = _file(word, "task", _known())
@@ -146,10 +148,10 @@ def _stretches(whole: str) -> Iterator[str]:
 
 
 def _text_file(word: str) -> Path:
-    return _file(word, "text", recipes.texts())
+    return _file(word, "text", definitions.texts())
 
 
-def _file(word: str, what: str, known: dict[str, recipes.Recipe]) -> Path:
+def _file(word: str, what: str, known: dict[str, definitions.TaskDefinition]) -> Path:
     if not is_data_file(word):
         raise UserError(f"{word!r} is neither a {what} nor a file; {did_you_mean(word, known)}")
     return Path(word)

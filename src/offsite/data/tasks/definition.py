@@ -27,7 +27,7 @@ questions, but texts, each token of which is predicted."""
 Columns = Mapping[str, object]
 
 
-class Origin(BaseModel):
+class TaskSource(BaseModel):
     """One place that holds a task's rows, and how they read there."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -65,7 +65,7 @@ class Origin(BaseModel):
         return (text for text in dict.fromkeys(whole) if text.strip())
 
 
-class Recipe(BaseModel):
+class TaskDefinition(BaseModel):
     """A task's (or a public text's) data file, read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -75,33 +75,33 @@ class Recipe(BaseModel):
     """Of the file; what was read by other templates is read anew."""
     scoring: Scoring | None = None
     """How answers are judged; None where the rows are texts."""
-    origins: tuple[Origin, ...]
+    origins: tuple[TaskSource, ...]
     """In the order in which they are tried."""
 
-    def having(self, split: Split) -> list[Origin]:
+    def having(self, split: Split) -> list[TaskSource]:
         """The origins that have a split."""
         return [origin for origin in self.origins if split in origin.splits]
 
 
 @functools.cache
-def questions() -> dict[str, Recipe]:
+def questions() -> dict[str, TaskDefinition]:
     """The question tasks by name."""
-    return _recipes("questions")
+    return _definitions("questions")
 
 
 @functools.cache
-def texts() -> dict[str, Recipe]:
+def texts() -> dict[str, TaskDefinition]:
     """The public texts by name."""
-    return _recipes("texts")
+    return _definitions("texts")
 
 
-def _recipes(folder: str) -> dict[str, Recipe]:
+def _definitions(folder: str) -> dict[str, TaskDefinition]:
     files = resources.files(__package__).joinpath(folder).iterdir()
     found = {
         file.name.removesuffix(".yaml"): file.read_bytes() for file in files if file.name.endswith(".yaml")
     }
     return {
-        name: Recipe(name=name, digest=hashlib.sha256(raw).hexdigest()[:16], **yaml.safe_load(raw))
+        name: TaskDefinition(name=name, digest=hashlib.sha256(raw).hexdigest()[:16], **yaml.safe_load(raw))
         for name, raw in sorted(found.items())
     }
 

