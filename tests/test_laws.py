@@ -14,7 +14,7 @@ from offsite.data.examples import Example, Piece
 from offsite.data_owner.tune import TuneConfig, tune
 from offsite.errors import UserError
 from offsite.model.decoder import Decoder
-from offsite.model.harmonizers import hung
+from offsite.model.harmonizers import harmonizer_tensors
 from offsite.model.linears import Weight
 from offsite.model.split import Split
 from offsite.owner.blueprint import Place
@@ -214,7 +214,7 @@ def test_a_copy_of_a_harmonized_emulator_is_one_and_its_own(model, tokens):
     original = build(model, SPLIT, harmonized()).model
     before, twin = logits(original, tokens), copy.deepcopy(original)
     assert torch.equal(logits(twin, tokens), before)
-    for tensor in hung(twin).values():
+    for tensor in harmonizer_tensors(twin).values():
         tensor.data.zero_()
     assert torch.equal(logits(twin, tokens), logits(build(model, SPLIT, DROP).model, tokens))
     assert torch.equal(logits(original, tokens), before)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from offsite.bundles.emulator import Emulator
-from offsite.model.harmonizers import hung
+from offsite.model.harmonizers import harmonizer_tensors
 from offsite.owner.build import build
 from tests.bundles.test_emulator import check, edit
 from tests.bundles.test_emulator_thin import alias_more, several
@@ -211,13 +211,15 @@ def test_matrices_that_are_no_numbers_are_refused(folder, part, value):
 def test_harmonizers_of_one_rank_each_and_of_the_full_rank_are_sound(folder):
     matrices((32, 1), (1, 32))(folder)
     matrices((32, 32), (32, 32), at="harmonizers.2.1.")(folder)
-    ranks = [t.shape[1] for name, t in hung(Emulator.load(folder).model).items() if ".up." in name]
+    ranks = [
+        t.shape[1] for name, t in harmonizer_tensors(Emulator.load(folder).model).items() if ".up." in name
+    ]
     assert ranks == [1, 3, 32, 3]
 
 
 def test_a_chain_may_be_longer_than_it_was(folder):
     another("harmonizers.2.2")(folder)
-    assert len(hung(Emulator.load(folder).model)) == 10
+    assert len(harmonizer_tensors(Emulator.load(folder).model)) == 10
 
 
 def test_a_bundle_without_its_harmonizers_is_another_kind_and_has_the_wrong_name(folder):

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from offsite.bundles.emulator import Emulator
 from offsite.errors import UserError
 from offsite.model.decoder import Decoder, restack
-from offsite.model.harmonizers import Harmonizer, hang, hung, normed, rehang
+from offsite.model.harmonizers import Harmonizer, attach, attach_by_shapes, harmonizer_tensors, normed
 from offsite.owner.build import build
 from offsite.owner.distill import DistillConfig, distill
 from tests.families import tiny_model
@@ -68,18 +68,19 @@ class TestOne:
 class TestInAModel:
     def test_none_is_no_change(self, llama):
         before = list(llama.state_dict())
-        hang(llama, {})
-        assert hung(llama) == {}
+        attach(llama, {})
+        assert harmonizer_tensors(llama) == {}
         assert list(llama.state_dict()) == before
 
     def test_each_is_named_by_the_layer_that_it_follows_and_its_number(self, llama):
-        assert [name.removesuffix(".up.weight") for name in hung(emulated(llama)) if ".up." in name] == [
+        names = [name for name in harmonizer_tensors(emulated(llama)) if ".up." in name]
+        assert [name.removesuffix(".up.weight") for name in names] == [
             "harmonizers.1.0", "harmonizers.2.0", "harmonizers.2.1", "harmonizers.3.0",
         ]  # fmt: skip
 
     def test_gradient_reaches_up_at_once_and_both_matrices_after_one_step(self, model, tokens):
         short = emulated(model, up=0)
-        tensors = {name: tensor.requires_grad_() for name, tensor in hung(short).items()}
+        tensors = {name: tensor.requires_grad_() for name, tensor in harmonizer_tensors(short).items()}
         loss(short, tokens).backward()
         assert {name for name, t in tensors.items() if t.grad.any()} == {n for n in tensors if ".up." in n}
         with torch.no_grad():
@@ -92,7 +93,7 @@ class TestInAModel:
         short = emulated(model)
         with torch.no_grad():
             whole = loss(short, tokens)
-            for tensor in (t for name, t in hung(short).items() if ".up." in name):
+            for tensor in (t for name, t in harmonizer_tensors(short).items() if ".up." in name):
                 kept = tensor.clone()
                 tensor.data.zero_()
                 assert abs(loss(short, tokens) - whole) > 1e-5
@@ -102,7 +103,7 @@ class TestInAModel:
     def test_a_model_of_half_precision_has_harmonizers_of_half_precision(self, tmp_path, tokens):
         model = tiny_model("llama").bfloat16()
         emulator = build(model, SPLIT, harmonized())
-        assert {tensor.dtype for tensor in hung(emulator.model).values()} == {torch.bfloat16}
+        assert {tensor.dtype for tensor in harmonizer_tensors(emulator.model).values()} == {torch.bfloat16}
         found = logits(emulator.model, tokens)
         assert found.dtype == torch.bfloat16
         assert not torch.equal(found, logits(build(model, SPLIT, DROP).model, tokens))
@@ -113,20 +114,20 @@ class TestInAModel:
 class TestRehang:
     def test_the_shapes_of_harmonizers_are_all_it_takes(self, model):
         short, bare = emulated(model), restack(model, [0, 1, 2, 4, 6, 7])
-        shapes = {name: tuple(tensor.shape) for name, tensor in hung(short).items()}
-        assert rehang(bare, SPLIT, shapes.get)
-        assert {name: tuple(tensor.shape) for name, tensor in hung(bare).items()} == shapes
-        assert {tensor.device.type for tensor in hung(bare).values()} == {"meta"}
+        shapes = {name: tuple(tensor.shape) for name, tensor in harmonizer_tensors(short).items()}
+        assert attach_by_shapes(bare, SPLIT, shapes.get)
+        assert {name: tuple(tensor.shape) for name, tensor in harmonizer_tensors(bare).items()} == shapes
+        assert {tensor.device.type for tensor in harmonizer_tensors(bare).values()} == {"meta"}
         assert list(bare.state_dict()) == list(short.state_dict())
 
     def test_no_shapes_are_no_harmonizers(self, llama):
-        assert not rehang(llama, SPLIT, {}.get)
-        assert hung(llama) == {}
+        assert not attach_by_shapes(llama, SPLIT, {}.get)
+        assert harmonizer_tensors(llama) == {}
 
     @pytest.mark.parametrize("shape", [(31, 3), (32, 0), (32, 33), (32,), (32, 3, 1)])
     def test_shapes_of_none_are_refused(self, llama, shape):
         with pytest.raises(UserError, match=r"^'harmonizers\.2\.0' of the shape .* of a width of 32\.$"):
-            rehang(llama, SPLIT, {"harmonizers.2.0.up.weight": shape}.get)
+            attach_by_shapes(llama, SPLIT, {"harmonizers.2.0.up.weight": shape}.get)
 
 
 def test_distilling_trains_the_harmonizers_along_with_the_middle_and_nothing_else(tmp_path, tokens):
@@ -138,7 +139,7 @@ def test_distilling_trains_the_harmonizers_along_with_the_middle_and_nothing_els
     inner = Decoder.of(emulator.model)
     assert changed == {
         *(inner.name(i, name) for i in (2, 3) for name in inner.tensors(i)),
-        *hung(emulator.model),
+        *harmonizer_tensors(emulator.model),
     }
     assert same(state(model), whole)
     emulator.save(tmp_path / "emulator")

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from offsite.errors import UserError
 from offsite.model.decoder import Decoder
-from offsite.model.harmonizers import is_hung
+from offsite.model.harmonizers import is_harmonizer
 from offsite.model.split import Split
 
 
@@ -33,7 +33,7 @@ def permitted(model: PreTrainedModel, split: Split, bare: PreTrainedModel) -> di
 def check_harmonizers(whose: object, same_as: Mapping[str, str]) -> None:
     """Refuse harmonizers that share a matrix: no blueprint leads to them, and names alone could make many."""
     for name, source in same_as.items():
-        if is_hung(name) or is_hung(source):
+        if is_harmonizer(name) or is_harmonizer(source):
             raise _refusal(whose, name, source, "no harmonizer shares its matrices")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from offsite.bundles import bundle
 from offsite.bundles.emulator import Emulator, EmulatorCard, check_listed
 from offsite.model.decoder import Decoder
-from offsite.model.harmonizers import hung, is_hung
+from offsite.model.harmonizers import harmonizer_tensors, is_harmonizer
 from offsite.model.linears import LowRank
 from offsite.model.split import Split
 from offsite.untrusted.config import config_and_skeleton
@@ -85,7 +85,8 @@ def parameters(emulator: Emulator) -> Parameters:
     return Parameters(
         all=sum(parameter.numel() for parameter in emulator.model.parameters()),
         trainable=decoder.stored(list(ends)),
-        middle=decoder.stored(middle) + sum(tensor.numel() for tensor in hung(emulator.model).values()),
+        middle=decoder.stored(middle)
+        + sum(tensor.numel() for tensor in harmonizer_tensors(emulator.model).values()),
         factored=sum(factors.values()),
     )
 
@@ -114,7 +115,7 @@ def sent(folder: Path) -> Sent:
         full=full,
         thin=thin,
         stands_for=stands_for,
-        harmonizers=sum(prod(shape) for name, shape in shapes.items() if is_hung(name)),
+        harmonizers=sum(prod(shape) for name, shape in shapes.items() if is_harmonizer(name)),
         layer=sum(tensor.numel() for tensor in decoder.tensors(first).values()),
         ranks={name: min(decoder.matrix(first, name).shape) for name in decoder.attention(first)},
         width=_width(decoder, first),

@@ -21,7 +21,7 @@ from offsite.errors import UserError, brief
 from offsite.files.atomic import staged
 from offsite.model import checkpoint
 from offsite.model.decoder import Decoder, blank, fill, skeleton
-from offsite.model.harmonizers import hung, rehang
+from offsite.model.harmonizers import attach_by_shapes, harmonizer_tensors
 from offsite.model.linears import dense, reshape
 from offsite.model.split import Split
 from offsite.untrusted.config import config_and_skeleton, refuse_methods, refuse_orders
@@ -132,7 +132,7 @@ class Emulator:
 
         Raises UserError for an emulator with harmonizers, which no transformers model has.
         """
-        if hung(self.model):
+        if harmonizer_tensors(self.model):
             raise UserError(
                 "The emulator has harmonizers, which no plain transformers checkpoint can hold; "
                 "it opens with offsite.Emulator.load."
@@ -202,7 +202,7 @@ def is_emulator(path: Path | str) -> bool:
 
 def _altered(model: PreTrainedModel, split: Split, shape_of: _ShapeOf) -> bool:
     """Give `model` the modules that the stored shapes call for; whether any is not transformers' own."""
-    thinner, harmonized = reshape(model, split, shape_of), rehang(model, split, shape_of)
+    thinner, harmonized = reshape(model, split, shape_of), attach_by_shapes(model, split, shape_of)
     return thinner or harmonized
 
 

@@ -170,11 +170,11 @@ def _places(emulator: Emulator) -> list[Place]:
 
 def _harmonizers(emulator: Emulator) -> list[dict[str, int]]:
     """Of each harmonizer, after how many of the middle's places it stands, and its rank."""
-    from offsite.model.harmonizers import hung
+    from offsite.model.harmonizers import harmonizer_tensors
 
     return [
         {"after": int(name.split(".")[1]) + 1 - emulator.split.bottom, "rank": tensor.shape[1]}
-        for name, tensor in hung(emulator.model).items()
+        for name, tensor in harmonizer_tensors(emulator.model).items()
         if name.endswith("up.weight")
     ]
 

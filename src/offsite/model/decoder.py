@@ -49,7 +49,7 @@ class Decoder:
 
     model: PreTrainedModel
     path: str
-    """Where the stack hangs in the model, as in `model.layers`."""
+    """The stack's name in the model, as in `model.layers`."""
     layers: nn.ModuleList
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Harmonizers: small networks that stand where a layer of the stack stood, hung on the layer before."""
+"""Harmonizers: small networks that replace layers of the stack, each attached to the layer before."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def normed(states: Tensor) -> Tensor:
 
 
 class _Following:
-    """Passes what a layer gives through the harmonizers hung on it; its KV cache and number stay its own."""
+    """Pass a layer's output through the harmonizers attached to it; its KV cache stays as it is."""
 
     def __init__(self, chain: nn.Sequential) -> None:
         self.chain = chain
@@ -65,8 +65,8 @@ class _Following:
         return self.chain(output)
 
 
-def hang(model: PreTrainedModel, after: Mapping[int, Sequence[Harmonizer]]) -> None:
-    """Let chains of harmonizers follow layers of `model`, by their index; once for a model."""
+def attach(model: PreTrainedModel, after: Mapping[int, Sequence[Harmonizer]]) -> None:
+    """Attach chains of harmonizers to layers of `model`, by the layers' index; once for a model."""
     if not after:
         return
     chains = {str(slot): nn.Sequential(*chain) for slot, chain in sorted(after.items())}
@@ -76,18 +76,20 @@ def hang(model: PreTrainedModel, after: Mapping[int, Sequence[Harmonizer]]) -> N
         decoder.layers[int(slot)].register_forward_hook(_Following(chain))
 
 
-def hung(model: PreTrainedModel) -> dict[str, Tensor]:
+def harmonizer_tensors(model: PreTrainedModel) -> dict[str, Tensor]:
     """The parameters of the harmonizers of `model`, by their full names."""
-    return {k: v for k, v in model.state_dict(keep_vars=True).items() if is_hung(k)}
+    return {k: v for k, v in model.state_dict(keep_vars=True).items() if is_harmonizer(k)}
 
 
-def is_hung(name: str) -> bool:
+def is_harmonizer(name: str) -> bool:
     """Whether a tensor of that full name is a harmonizer's."""
     return name.startswith(f"{_HOME}.")
 
 
-def rehang(model: PreTrainedModel, split: Split, shape_of: Callable[[str], tuple[int, ...] | None]) -> bool:
-    """Hang the harmonizers that a file's shapes tell of, on no device yet; returns whether there are any.
+def attach_by_shapes(
+    model: PreTrainedModel, split: Split, shape_of: Callable[[str], tuple[int, ...] | None]
+) -> bool:
+    """Attach the harmonizers that a file's shapes describe, on no device yet; return whether there are any.
 
     `shape_of` a tensor's full name is its shape, or None where the file holds no such tensor. Raises UserError
     for shapes that make no harmonizer of this model's width.
@@ -102,5 +104,5 @@ def rehang(model: PreTrainedModel, split: Split, shape_of: Callable[[str], tuple
             with torch.device("meta"):
                 made = Harmonizer(width, up[1], model.dtype).requires_grad_(False)
             after.setdefault(slot, []).append(made)
-    hang(model, after)
+    attach(model, after)
     return bool(after)

@@ -12,7 +12,7 @@ from offsite.bundles.aliases import check_adapter
 from offsite.bundles.emulator import Emulator
 from offsite.errors import UserError
 from offsite.model.decoder import Decoder, own, restack
-from offsite.model.harmonizers import Harmonizer, hang, hung
+from offsite.model.harmonizers import Harmonizer, attach, harmonizer_tensors
 from offsite.model.linears import Weight
 from offsite.model.split import Split
 from offsite.owner.blueprint import Blueprint, Place, check, everything, raw
@@ -44,7 +44,7 @@ def build(
             made[same] = _linears(decoder, place)
         for name, module in made[same].items():
             inner.layers[slot].set_submodule(name, module)
-    hang(emulated, _chains(blueprint, split.bottom - 1, model))
+    attach(emulated, _chains(blueprint, split.bottom - 1, model))
     places = split.adapter(len(inner)).values()
     check_adapter(emulated, split)
     own(emulated, [inner.name(i, name) for i in places for name in inner.tensors(i)])
@@ -85,7 +85,7 @@ def keep_of(emulator: Emulator, model: PreTrainedModel) -> float:
     """Return `keep` as it came out: parameters stored in the emulator's middle over those of the model's."""
     decoders = Decoder.of(emulator.model), Decoder.of(model)
     ours, whole = (decoder.stored(emulator.split.middle(len(decoder))) for decoder in decoders)
-    return (ours + sum(tensor.numel() for tensor in hung(emulator.model).values())) / whole
+    return (ours + sum(tensor.numel() for tensor in harmonizer_tensors(emulator.model).values())) / whole
 
 
 def _chains(blueprint: Blueprint, slot: int, model: PreTrainedModel) -> dict[int, list[Harmonizer]]:

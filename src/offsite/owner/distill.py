@@ -17,7 +17,7 @@ from offsite.bundles import bundle
 from offsite.bundles.emulator import Emulator
 from offsite.data.encoding import blocks
 from offsite.model.decoder import Decoder, longest, output_at, own
-from offsite.model.harmonizers import hung
+from offsite.model.harmonizers import harmonizer_tensors
 from offsite.training.batches import Batch
 from offsite.training.loop import Loss, Point, TrainConfig, fit, trainable
 
@@ -53,7 +53,10 @@ def distill(
     config = config or DistillConfig()
     inner = Decoder.of(emulator.model)
     middle = emulator.split.middle(len(inner))
-    names = [*(inner.name(i, name) for i in middle for name in inner.tensors(i)), *hung(emulator.model)]
+    names = [
+        *(inner.name(i, name) for i in middle for name in inner.tensors(i)),
+        *harmonizer_tensors(emulator.model),
+    ]
     own(emulator.model, names)
     mark = _mark(emulator, tokens, config)
     state = emulator.model.state_dict(keep_vars=True)
