@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from offsite.experiments.study import Recipe
 
 NAME = "compare"
-HELP = """The experiment: zero-shot, fine-tuned, emulator zero-shot, emulator tuned and plugged in.
+HELP = """Compare five rows: zero-shot, fine-tuned, emulator zero-shot, emulator tuned and plugged in.
 
-For one emulator, or for all that a recipe names: methods, keeps, tasks and seeds, with the papers' table. Needs
-the full model and the data on one side, so it is for experiments and public data. Interrupted, the same command
-goes on where it stopped.
+Give a model and an emulator, or a recipe file that names methods, keeps, tasks and seeds. It needs the full
+model and the data in one place, so it is for experiments on public data. After an interruption the same command
+resumes.
 
 Example: `offsite compare smollm2-135m emulator/ --tasks arc_easy --limit 200 -o comparison/`
 
@@ -48,30 +48,34 @@ First = Annotated[
     typer.Argument(
         metavar="MODEL|RECIPE",
         callback=a_model_or_recipe,
-        help="A folder, named model or hub id; or a recipe (.yaml).",
+        help="A transformers folder, named model or hub id; or a recipe (.yaml).",
     ),
 ]
 Made = Annotated[
     Path | None,
-    typer.Argument(callback=a_bundle, help="An emulator bundle made from MODEL; none beside a recipe."),
+    typer.Argument(callback=a_bundle, help="An emulator bundle made from MODEL; leave it out with a recipe."),
 ]
 Tasks = Annotated[
-    str | None, typer.Option("--tasks", callback=some_tasks, help="Names or files of questions, by commas.")
+    str | None,
+    typer.Option("--tasks", callback=some_tasks, help="Tasks or files of questions, separated by commas."),
 ]
-Steps = Annotated[int | None, typer.Option(help="Optimizer steps of each tuning, at the most [default: 150].")]
+Steps = Annotated[
+    int | None, typer.Option(help="Maximum number of optimizer steps of each tuning [default: 150].")
+]
 Rate = Annotated[float | None, typer.Option(help="Peak learning rate of both tunings [default: 0.0002].")]
-Chance = Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Of everything random [default: 0].")]
+Chance = Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Random seed [default: 0].")]
 Over = Annotated[
-    list[str] | None, typer.Option("--set", help="A value of the recipe, as steps=20 or seeds=[0,1].")
+    list[str] | None, typer.Option("--set", help="Override a value of the recipe, as steps=20 or seeds=[0,1].")
 ]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Print a recipe's plan, time and memory; write nothing.")
+    bool,
+    typer.Option("--dry-run", help="Print a recipe's plan with its expected time and memory; run nothing."),
 ]
 
 
 def command(
     first: First,
-    out: Annotated[Path, typer.Option("-o", "--output", help="Where results, tables and report go.")],
+    out: Annotated[Path, typer.Option("-o", "--output", help="Folder for results, tables and report.")],
     emulator: Made = None,
     task_names: Tasks = None,
     train: Train = None,
@@ -105,9 +109,9 @@ def command(
         raise UserError(f"A recipe makes its emulators itself; leave {str(emulator)!r} out.")
     for option, value in (("--set", over), ("--dry-run", dry_run)):
         if value:
-            raise UserError(f"{option} is for recipes, and {first!r} with an emulator is none; leave it out.")
+            raise UserError(f"{option} is for recipes, and {first!r} is no recipe; leave it out.")
     if task_names is None:
-        raise UserError("To compare a model and its emulator takes tasks; add, say, --tasks arc_easy.")
+        raise UserError("Comparing a model and its emulator needs tasks; add, for example, --tasks arc_easy.")
     data = train or words(task_names)[0]
     output(out, force, [first, emulator, *words(task_names), data, *([cache] if cache else [])])
     from offsite.data_owner.tune import TuneConfig

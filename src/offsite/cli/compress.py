@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from offsite.bundles.emulator import Emulator
 
 NAME = "compress"
-HELP = """Model owner: make the emulator bundle that a data owner may have.
+HELP = """Model owner: compress a model into an emulator bundle to send to a data owner.
 
-Without a profile one is made on the way; `offsite profile` makes one that serves every budget.
+Without `--profile` the model is profiled first. A profile saved by `offsite profile` serves every `--keep`.
 
 Example: `offsite compress smollm2-135m -o emulator/ --profile profile/ --keep 0.7`
 
@@ -29,12 +29,11 @@ Another: `offsite compress smollm2-135m -o emulator/ --profile scaleot-profile/ 
 
 _NEAR = 0.03  # of the middle: whole layers cannot come nearer to what is asked for
 Keep = Annotated[
-    float, typer.Option(help="Share of the middle's parameters to store, 0 to 1; src and --alpha go without.")
+    float,
+    typer.Option(help="Share of the middle's parameters to store, 0 to 1; not used by src or with --alpha."),
 ]
-Alpha = Annotated[
-    float | None, typer.Option(help="scaleot: the share of layers to replace, whatever --keep says.")
-]
-Beta = Annotated[float | None, typer.Option(help="scaleot, src: the share of attention's rank that stays.")]
+Alpha = Annotated[float | None, typer.Option(help="scaleot: share of layers to replace; overrides --keep.")]
+Beta = Annotated[float | None, typer.Option(help="scaleot, src: share of attention's rank to keep.")]
 Bottom = Annotated[
     int | None, typer.Option(help="Adapter layers nearest the embeddings [default: the profile's, or 2].")
 ]
@@ -57,8 +56,13 @@ def command(
     text: Text = "wikipedia",
     blocks: Blocks = None,
     length: Length = None,
-    distill: Annotated[int, typer.Option(min=0, help="Align the middle for so many steps; 0: not.")] = 0,
-    receipt: Annotated[Path | None, typer.Option(help="Private record [default: OUTPUT-receipt].")] = None,
+    distill: Annotated[
+        int,
+        typer.Option(min=0, help="Then train the middle to match the model's for this many steps; 0: do not."),
+    ] = 0,
+    receipt: Annotated[
+        Path | None, typer.Option(help="Folder for your private record [default: OUTPUT-receipt].")
+    ] = None,
     seed: Seed = 0,
     force: Force = False,
     json: Json = False,
@@ -91,7 +95,8 @@ def command(
     if made.budgeted and abs(made.kept - keep) > _NEAR:
         name = made.emulator.method
         typer.echo(
-            f"{keep:.0%} were asked for; the nearest that {name} makes of this is {made.kept:.1%}.", err=True
+            f"{keep:.0%} were asked for; the nearest that {name} makes of this is {made.kept:.1%}.",
+            err=True,
         )
     _show(made.emulator, made.kept, out, private, json)
 
@@ -116,7 +121,7 @@ def _show(emulator: Emulator, kept: float, out: Path, private: Path, json: bool)
         say(
             f"Emulator in {out}: {kept:.1%} of the middle's parameters, by {emulator.method}. Send this folder."
         )
-        say(f"Receipt in {private}: it says which layers stand in it. Keep it to yourself.")
+        say(f"Receipt in {private}: your private record of which layers were kept. Never send it.")
 
     data = {"emulator": str(out), "receipt": str(private), "keep": kept, "digest": emulator.digest}
     emit(data | {"method": emulator.method}, json, show)

@@ -14,16 +14,18 @@ from offsite.cli.shell import INTERRUPTED, output
 from offsite.errors import UserError
 
 NAME = "demo"
-HELP = """The whole story on a real model and real data; prints each command before it runs it.
+HELP = """Run the whole story on a real model and real data. Each command is printed before it runs.
 
 Example: `offsite demo --quick`
 """
 
 
 def command(
-    out: Annotated[Path, typer.Option("-o", "--output", help="Folder for all that it makes.")] = Path("demo"),
+    out: Annotated[Path, typer.Option("-o", "--output", help="Folder for everything that it makes.")] = Path(
+        "demo"
+    ),
     quick: Annotated[
-        bool, typer.Option("--quick", help="A minute instead of four: fewer steps, rows.")
+        bool, typer.Option("--quick", help="Take one minute instead of four, with fewer steps and questions.")
     ] = False,
 ) -> None:
     """Run the commands of the story, one after the other, in this process."""

@@ -11,7 +11,7 @@ from offsite.cli.options import Json
 from offsite.cli.shell import console, emit
 
 NAME = "doctor"
-HELP = """Versions, processor features and what is missing, to paste into a bug report.
+HELP = """Print versions, processor features and missing packages, for a bug report.
 
 Example: `offsite doctor`
 """
@@ -24,7 +24,7 @@ _EXTRAS = {
 
 
 def command(json: Json = False) -> None:
-    """Look around; nothing is downloaded and no local path is told."""
+    """Collect what a bug report needs; nothing is downloaded, and no local path is printed."""
     data = _findings()
 
     def show() -> None:

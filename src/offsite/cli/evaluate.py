@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 NAME = "evaluate"
-HELP = """Score a model, or an emulator bundle, on question tasks, in lm-evaluation-harness's numbers.
+HELP = """Score a model or an emulator bundle on tasks; the numbers equal lm-evaluation-harness's.
 
 Example: `offsite evaluate tuned-model/ --tasks arc_easy,sciq --limit 200 -o scores.json`
 """
@@ -27,13 +27,16 @@ def command(
         str, typer.Argument(callback=a_model, help="A model (folder, name, hub id) or an emulator bundle.")
     ],
     task_names: Tasks,
-    adapter: Annotated[Path | None, typer.Option(callback=a_bundle, help="Put this adapter in first.")] = None,
+    adapter: Annotated[Path | None, typer.Option(callback=a_bundle, help="Plug this adapter in first.")] = None,
     limit: Limit = None,
     allow_large: Large = False,
     exact: Annotated[
-        bool, typer.Option("--exact", help="In the checkpoint's own precision; else bfloat16 where it pays.")
+        bool,
+        typer.Option(
+            "--exact", help="Compute in the checkpoint's precision [default: bfloat16 where that is faster]."
+        ),
     ] = False,
-    out: Annotated[Path | None, typer.Option("-o", "--output", help="Write the scores here.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--output", help="JSON file for the scores.")] = None,
     seed: Seed = 0,
     force: Force = False,
     json: Json = False,

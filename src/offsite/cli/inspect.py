@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from offsite.bundles.emulator import Emulator
 
 NAME = "inspect"
-HELP = """Either side: what is in a bundle, what it reveals, its sizes and digests. Checks it on the way.
+HELP = """Either side: check a bundle and show what it holds, what it reveals, its sizes and digests.
 
-With the full model beside it, its owner also sees how truly an emulator shows the adapter where to go.
+The model owner can add `--against MODEL`: how well an emulator's adapter gradients match the model's.
 
 Example: `offsite inspect emulator/`
 
@@ -37,18 +37,21 @@ def command(
     against: Annotated[
         str | None,
         typer.Option(
-            callback=a_model, help="Owner only: the model the emulator was made from, to compare gradients."
+            callback=a_model,
+            help="Model owner: the model that the emulator was made from, to compare gradients and loss.",
         ),
     ] = None,
     text: Annotated[
         str, typer.Option(callback=a_text, help="For --against: wikipedia, wikitext2 or a file.")
     ] = "wikipedia",
-    blocks: Annotated[int, typer.Option(min=1, help="For --against: so many blocks from the text's end.")] = 16,
+    blocks: Annotated[
+        int, typer.Option(min=1, help="For --against: number of blocks, from the text's end.")
+    ] = 16,
     length: Annotated[int, typer.Option(min=2, help="For --against: tokens in a block.")] = 128,
     data: Annotated[
         str | None,
         typer.Option(
-            callback=a_task, help="Data owner only: your data, to see the loss on it and what is odd."
+            callback=a_task, help="Data owner: your data, to show the loss on them and unusual weights."
         ),
     ] = None,
     allow_large: Large = False,

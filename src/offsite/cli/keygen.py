@@ -11,7 +11,7 @@ from offsite.cli.options import Json
 from offsite.cli.shell import console, emit
 
 NAME = "keygen"
-HELP = """Either side: make the two keys with which bundles are signed and verified.
+HELP = """Either side: make a private key that signs bundles and a public key that verifies them.
 
 Example: `offsite keygen -o owner`
 """
@@ -21,7 +21,7 @@ def command(
     out: Annotated[Path, typer.Option("-o", "--output", help="Writes OUTPUT.key and OUTPUT.pub.")],
     json: Json = False,
 ) -> None:
-    """Write both keys, and say how the other side can make sure of the public one."""
+    """Write both keys, and print the fingerprint by which the other side checks the public one."""
     from offsite.bundles import keys
 
     private, public = keys.keygen(out)
@@ -30,7 +30,7 @@ def command(
     def show() -> None:
         say = console().print
         say(f"Private key in {private}: sign with it, and keep it to yourself.")
-        say(f"Public key in {public}. Send this file, and tell its fingerprint by another way:")
+        say(f"Public key in {public}. Send this file, and give its fingerprint by another channel:")
         say(data["fingerprint"])
 
     emit(data, json, show)

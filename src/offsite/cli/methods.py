@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from offsite.owner.methods.base import Method
 
 NAME = "methods"
-HELP = """List the methods of compression, or every knob of one: its meaning, default and unit.
+HELP = """List the compression methods, or every knob of one method with its meaning, default and unit.
 
 Example: `offsite methods scaleot`
 """
 
 _NEAREST = {
-    "layers": "A plan comes as near to --keep as whole layers allow.",
-    "components": "A plan meets --keep by ranks and channels.",
-    "knobs": "Its knobs decide how much stays, whatever --keep says.",
+    "layers": "An emulator comes as near to --keep as whole layers allow.",
+    "components": "An emulator meets --keep by ranks and channels.",
+    "knobs": "Its knobs decide how much is kept; --keep is not used.",
 }
 
 
@@ -31,7 +31,7 @@ def command(
     name: Annotated[str | None, typer.Argument(help="A method [default: all of them].")] = None,
     json: Json = False,
 ) -> None:
-    """Print what the classes of the methods say."""
+    """Print what the methods' classes document."""
     from offsite.docstrings import field_docs
     from offsite.owner.methods import kind_named
 

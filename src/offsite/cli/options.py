@@ -1,6 +1,6 @@
-"""The arguments and options that commands share; words are checked as they are read.
+"""The arguments and options that commands share. Values are checked as they are read.
 
-So a mistyped name is refused at once, before torch and transformers are imported, which takes seconds.
+A mistyped name is refused at once, before torch and transformers are imported, which takes seconds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _T = TypeVar("_T")
 
 
 def words(listed: str) -> list[str]:
-    """The words of a list with commas, none of them blank."""
+    """Split a list at its commas; raise UserError for a blank word."""
     found = [word.strip() for word in listed.split(",")]
     if not all(found):
         raise UserError(f"There is a blank word in {listed!r}; put one comma between two words.")
@@ -26,7 +26,7 @@ def words(listed: str) -> list[str]:
 
 
 def _checked(check: Callable[[_T], object]) -> Callable[[Any], Any]:
-    """A callback that lets pass what `check` does not refuse, and what was not given."""
+    """Make a callback that runs `check` on a value that was given, and returns the value."""
 
     def passed(value: Any) -> Any:
         if value is not None:
@@ -38,7 +38,7 @@ def _checked(check: Callable[[_T], object]) -> Callable[[Any], Any]:
 
 @_checked
 def a_model(word: str) -> None:
-    """For a folder, a named model or a hub id."""
+    """Check a folder, a named model or a hub id."""
     from offsite.model import loading
 
     loading.check(word)
@@ -46,27 +46,27 @@ def a_model(word: str) -> None:
 
 @_checked
 def a_model_or_recipe(word: str) -> None:
-    """For a model, or what ends like a recipe."""
+    """Check a model; a recipe, by its ending, passes."""
     if Path(word).suffix.lower() not in (".yaml", ".yml"):
         a_model(word)
 
 
 @_checked
 def a_bundle(path: Path) -> None:
-    """For the folder of a bundle."""
+    """Check the folder of a bundle."""
     card_of(path)
 
 
 @_checked
 def some_bundles(paths: Sequence[Path]) -> None:
-    """For several folders."""
+    """Check several folders of bundles."""
     for path in paths:
         card_of(path)
 
 
 @_checked
 def a_task(word: str) -> None:
-    """For a task's name or a data file."""
+    """Check a task's name or a data file."""
     from offsite.data import tasks
 
     tasks.check(word)
@@ -74,44 +74,56 @@ def a_task(word: str) -> None:
 
 @_checked
 def some_tasks(listed: str) -> None:
-    """For several, by commas."""
+    """Check several tasks, separated by commas."""
     for word in words(listed):
         a_task(word)
 
 
 @_checked
 def a_text(word: str) -> None:
-    """For public text."""
+    """Check the name or file of a public text."""
     from offsite.data import tasks
 
     tasks.check_text(word)
 
 
-Model = Annotated[str, typer.Argument(callback=a_model, help="A folder, a named model or a hub id.")]
+Model = Annotated[
+    str, typer.Argument(callback=a_model, help="A transformers folder, a named model or a hub id.")
+]
 EmulatorBundle = Annotated[Path, typer.Argument(callback=a_bundle, help="The emulator bundle.")]
 AnyBundle = Annotated[Path, typer.Argument(callback=a_bundle, help="An emulator or adapter bundle.")]
 Tasks = Annotated[
-    str, typer.Option("--tasks", callback=some_tasks, help="Names or files of questions, by commas.")
+    str, typer.Option("--tasks", callback=some_tasks, help="Tasks or files of questions, separated by commas.")
 ]
 Train = Annotated[
-    str | None, typer.Option(callback=a_task, help="A data file or task [default: the first task].")
+    str | None,
+    typer.Option(callback=a_task, help="Training data: a file or a task [default: the first of --tasks]."),
 ]
 Text = Annotated[str, typer.Option(callback=a_text, help="Public text: wikipedia, wikitext2 or a file.")]
-Blocks = Annotated[int | None, typer.Option(min=1, help="Blocks of text to read [default: the method's].")]
-Length = Annotated[int | None, typer.Option(min=2, help="Tokens of a block [default: the method's].")]
-BatchSize = Annotated[int | None, typer.Option(min=1, help="Examples in a step [default: 8].")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object, for machines.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace the output if an earlier run left one.")]
+Blocks = Annotated[
+    int | None, typer.Option(min=1, help="Number of text blocks to read [default: the method's].")
+]
+Length = Annotated[int | None, typer.Option(min=2, help="Tokens in a block [default: the method's].")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Examples in an optimizer step [default: 8].")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the output of an earlier run.")]
 Seed = Annotated[
-    int, typer.Option(min=0, max=2**32 - 1, help="Of everything random; the same seed gives the same numbers.")
+    int, typer.Option(min=0, max=2**32 - 1, help="Random seed; the same seed gives the same numbers.")
 ]
 Rank = Annotated[
-    int | None, typer.Option("--lora-rank", min=1, max=4096, help="Train a LoRA; default: whole layers.")
+    int | None,
+    typer.Option(
+        "--lora-rank",
+        min=1,
+        max=4096,
+        help="Train a LoRA of this rank on the adapter layers [default: whole layers].",
+    ),
 ]
 Stages = Annotated[
-    Path | None, typer.Option("--cache", help="Keep finished stages here, for later runs and other questions.")
+    Path | None,
+    typer.Option("--cache", help="Folder that keeps finished stages, for later runs with other settings."),
 ]
-Limit = Annotated[int | None, typer.Option(min=1, help="Ask only the first so many questions of each task.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first N questions of each task.")]
 Large = Annotated[
     bool, typer.Option("--allow-large", help="Open an emulator that needs far more memory than it stores.")
 ]

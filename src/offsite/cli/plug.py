@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _TEXT, _BLOCKS, _LENGTH = "wikipedia", 16, 128  # public text that takes seconds
 
 NAME = "plug"
-HELP = """Model owner: put a tuned adapter into the full model; writes a plain transformers checkpoint.
+HELP = """Model owner: put a tuned adapter into the full model and write a transformers checkpoint.
 
 Example: `offsite plug smollm2-135m adapter/ -o tuned-model/`
 
@@ -28,27 +28,32 @@ Another: `offsite plug smollm2-135m adapter/ -o tuned-model/ --trusted-key their
 """
 
 TrustedKey = Annotated[
-    Path | None, typer.Option(help="Refuse an adapter that this public key's holder did not sign.")
+    Path | None,
+    typer.Option(help="Refuse an adapter that is not signed with the private half of this public key."),
 ]
 Receipts = Annotated[
     list[Path] | None,
     typer.Option(
-        help="Where receipts of sent emulators are; may be repeated [default: beside the output, and here]."
+        help="Folder with receipts of sent emulators; may be repeated [default: the output's and this one]."
     ),
 ]
 MaxShift = Annotated[
-    float | None, typer.Option(min=0.0, help="Refuse an adapter with a tensor that moved by more of its size.")
+    float | None,
+    typer.Option(
+        min=0.0, help="Refuse an adapter with a tensor that moved by more than this share of its norm."
+    ),
 ]
 Expect = Annotated[
     list[Path] | None,
     typer.Option(
-        callback=some_bundles, help="An adapter you tuned: warn of moves above twice its own; may be repeated."
+        callback=some_bundles,
+        help="A trusted adapter: warn where the new one moved over twice as far; may be repeated.",
     ),
 ]
 PublicText = Annotated[
     str | None,
     typer.Option(
-        callback=a_text, help="Public text to take the loss on [default: wikipedia, if it is in the cache]."
+        callback=a_text, help="Public text for the loss check [default: wikipedia, if it is in the cache]."
     ),
 ]
 

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from offsite.owner.profile import Profile
 
 NAME = "profile"
-HELP = """Model owner: profile the model with a method, once for every budget.
+HELP = """Model owner: measure a model with a compression method, once for every budget.
 
-Interrupted, the same command goes on where it stopped.
+After an interruption the same command resumes.
 
 Example: `offsite profile smollm2-135m --method gradot --text wikipedia -o profile/`
 
@@ -27,25 +27,26 @@ Another: `offsite profile smollm2-135m --method scaleot --steps 300 -o scaleot-p
 
 _NAMES = ", ".join(METHODS)
 Profiles = Annotated[
-    list[Path] | None, typer.Option("--profile", help="Plan from this, made by `offsite profile`.")
+    list[Path] | None,
+    typer.Option("--profile", help="Use this profile, saved by `offsite profile`; may be repeated."),
 ]
 Methods = Annotated[
     str | None,
-    typer.Option(help=f"{_NAMES}; several as scaleot+gradot [default: the profiles', or {DEFAULT}]."),
+    typer.Option(help=f"{_NAMES}; or a chain, as scaleot+gradot [default: the profiles', or {DEFAULT}]."),
 ]
 Knobs = Annotated[
     list[str] | None,
-    typer.Option("--set", help="A knob of the method, as rank=64; `offsite methods` lists all."),
+    typer.Option("--set", help="Set a knob of the method, as rank=64; `offsite methods NAME` lists its knobs."),
 ]
 
 
 def command(
     model: Model,
-    out: Annotated[Path, typer.Option("-o", "--output", help="The profile to write; it stays with you.")],
+    out: Annotated[Path, typer.Option("-o", "--output", help="The profile folder to write; it is private.")],
     method: Annotated[str | None, typer.Option(help=f"{_NAMES} [default: {DEFAULT}].")] = None,
     knobs: Knobs = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Of training, for methods that train [default: the method's].")
+        int | None, typer.Option(min=1, help="Training steps, for methods that train [default: the method's].")
     ] = None,
     text: Text = "wikipedia",
     blocks: Blocks = None,

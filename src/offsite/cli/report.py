@@ -12,10 +12,10 @@ from offsite.cli.shell import beside, console, emit, output
 from offsite.errors import UserError
 
 NAME = "report"
-HELP = """One HTML page about what a folder holds: figures, tables, and how to repeat it; opens from disk.
+HELP = """Write one HTML page about what a folder holds: figures, tables and the commands. It opens from disk.
 
-It tells of a comparison, a study, a frontier, a profile, an emulator with its receipt, a tuning; or of several
-of these, each in a folder of its own.
+The folder is a comparison, a study, a frontier, a profile, an emulator with its receipt or a tuning, or it has
+several of these as subfolders.
 
 Example: `offsite report demo`
 
@@ -26,13 +26,13 @@ PAGE = "report.html"
 
 
 def command(
-    folder: Annotated[Path, typer.Argument(help="What to tell of.", metavar="DIR")],
+    folder: Annotated[Path, typer.Argument(help="The folder to report on.", metavar="DIR")],
     out: Annotated[
         Path | None,
         typer.Option(
             "-o",
             "--output",
-            help="The page to write [default: DIR/report.html, anew each time; of a bundle, with its receipt].",
+            help="The page to write [default: DIR/report.html; for a bundle, in its receipt].",
         ),
     ] = None,
     force: Force = False,

@@ -11,9 +11,9 @@ from offsite.cli.options import AnyBundle, Json
 from offsite.cli.shell import console, emit
 
 NAME = "sign"
-HELP = """Either side: sign a bundle before it is sent; adds the file model.sig to its folder.
+HELP = """Either side: sign a bundle before sending it. The signature is the file model.sig in its folder.
 
-The signature is OpenSSF model-signing's, so that `model_signing verify key` takes it too.
+It is an OpenSSF model-signing signature, so `model_signing verify key` accepts it too.
 
 Example: `offsite sign emulator/ --key owner.key`
 """
@@ -21,7 +21,7 @@ Example: `offsite sign emulator/ --key owner.key`
 
 def command(
     bundle: AnyBundle,
-    key: Annotated[Path, typer.Option(help="Your private key, of `offsite keygen`.")],
+    key: Annotated[Path, typer.Option(help="Your private key, made by `offsite keygen`.")],
     json: Json = False,
 ) -> None:
     """Check that the bundle is whole, and sign it."""

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from offsite.data_owner.tune import TuneConfig, Tuned
 
 NAME = "tune"
-HELP = """Data owner: tune the adapter through the emulator, on private data that stays here.
+HELP = """Data owner: tune an emulator's adapter on private data. The data stay on this machine.
 
-Data: a JSONL, CSV or parquet file of prompt/completion, messages, text or question rows, or a task's name.
+The data are a JSONL, CSV or parquet file, or a task's name. A row has prompt and completion, messages, text,
+or prompt, choices and answer.
 
 Example: `offsite tune emulator/ --data private.jsonl -o adapter/`
 
@@ -30,17 +31,19 @@ Another: `offsite tune emulator/ --data private.jsonl -o adapter/ --trusted-key 
 
 Data = Annotated[str, typer.Option(callback=a_task, help="A data file, or the name of a task.")]
 Show = Annotated[
-    int, typer.Option(min=0, help="Print so many rows as they will be trained, what is learnt marked.")
+    int,
+    typer.Option(min=0, help="Print this many rows as they will be trained, with the learnt tokens marked."),
 ]
-Date = Annotated[str | None, typer.Option(help="The day that a chat template prints as today, YYYY-MM-DD.")]
+Date = Annotated[str | None, typer.Option(help="The date that a chat template prints as today's, YYYY-MM-DD.")]
 Key = Annotated[
-    Path | None, typer.Option(help="Refuse an emulator that this public key's holder did not sign.")
+    Path | None,
+    typer.Option(help="Refuse an emulator that is not signed with the private half of this public key."),
 ]
 Trackers = Annotated[
     list[str] | None,
     typer.Option(
-        help="Trackers, by transformers' names: tensorboard (to ./runs or $TENSORBOARD_LOGGING_DIR), "
-        "mlflow, trackio, wandb."
+        help="Log to an experiment tracker; may be repeated: tensorboard (to ./runs or "
+        "$TENSORBOARD_LOGGING_DIR), mlflow, trackio, wandb."
     ),
 ]
 
@@ -50,15 +53,15 @@ def command(
     data: Data,
     out: Annotated[Path, typer.Option("-o", "--output", help="The adapter bundle to write.")],
     lora_rank: Rank = None,
-    steps: Annotated[int, typer.Option(help="Optimizer steps at the most.")] = 150,
-    batch_size: Annotated[int, typer.Option(help="Examples in a step.")] = 8,
+    steps: Annotated[int, typer.Option(help="Maximum number of optimizer steps.")] = 150,
+    batch_size: Annotated[int, typer.Option(help="Examples in an optimizer step.")] = 8,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-4,
-    max_length: Annotated[int, typer.Option(help="Tokens of an example.")] = 512,
+    max_length: Annotated[int, typer.Option(help="Maximum tokens in an example.")] = 512,
     show: Show = 0,
     date: Date = None,
     trusted_key: Key = None,
     allow_large: Large = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from an interrupted run.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     report_to: Trackers = None,
     seed: Seed = 0,
     force: Force = False,

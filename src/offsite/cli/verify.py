@@ -11,9 +11,9 @@ from offsite.cli.options import AnyBundle, Json
 from offsite.cli.shell import console, emit
 
 NAME = "verify"
-HELP = """Either side: check that a bundle is what the holder of a key signed, to the last byte.
+HELP = """Either side: check that a bundle is byte for byte what the holder of a key signed.
 
-It says who sent the bundle, not that it is harmless: `tune` and `plug` check that, and `inspect` shows it.
+A signature shows who sent the bundle, not that it is harmless: `tune`, `plug` and `inspect` examine that.
 
 Example: `offsite verify emulator/ --key owner.pub`
 """
