@@ -54,15 +54,15 @@ def _rich_bar(what: str, total: int) -> Iterator[Advance]:
 @contextmanager
 def _plain_lines(what: str, total: int) -> Iterator[Advance]:
     start = time.monotonic()
-    done, said = 0, start - _LINE_EVERY + 2.0
+    done, printed = 0, start - _LINE_EVERY + 2.0
 
     def advance(steps: int, note: str = "") -> None:
-        nonlocal done, said
+        nonlocal done, printed
         done += steps
         now = time.monotonic()
-        if now - said < _LINE_EVERY or not done:
+        if now - printed < _LINE_EVERY or not done:
             return
-        said = now
+        printed = now
         left = (now - start) * (total - done) / done
         sys.stderr.write(f"{what}: {done}/{total}, about {left:.0f} s left {note}".rstrip() + "\n")
 

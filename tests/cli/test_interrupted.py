@@ -146,7 +146,7 @@ class TestCtrlC:
 
         story = lambda out, quick: [["inspect", str(world / "adapter")], ["doctor"], ["inspect", "nowhere"]]  # noqa: E731
         monkeypatch.setattr(demo, "story", story)
-        monkeypatch.setattr("offsite.cli.doctor._findings", interrupted)
+        monkeypatch.setattr("offsite.cli.doctor._facts", interrupted)
         ran = command("demo", "-o", here / "demo")
         assert ran.code == 130
         assert "nowhere" not in ran.err

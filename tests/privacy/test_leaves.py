@@ -86,7 +86,7 @@ def test_no_file_that_is_sent_remembers_a_user_or_can_be_run(story):
 
 
 def test_what_only_looks_like_a_path_stays():
-    from offsite.model.checkpoint import _untold
+    from offsite.model.checkpoint import _without_traces
 
     told = {"eos": "/", "think": "/no_think", "template": "{{ a }}/b/c", "act": "silu",
             "added_tokens_decoder": {"5": {"content": "/usr/bin/"}}, "rope": {"type": "yarn"},
@@ -95,7 +95,7 @@ def test_what_only_looks_like_a_path_stays():
             "layers": ["full", "sliding"], "ratio": "1:/2", "fim": "<|fim@1|>", "some": [[1, 2.5], None],
             "dots": "... / ..", "tags": "<a></a></b>", "hubs": ["https://example.com/a/b/c", "hf://a/b/c"],
              "text": "and/or, either / or"}  # fmt: skip
-    assert _untold(told) == told
+    assert _without_traces(told) == told
 
 
 PATHS = [
@@ -111,10 +111,10 @@ PATHS = [
 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_path_goes_wherever_it_stands(path):
-    from offsite.model.checkpoint import _untold
+    from offsite.model.checkpoint import _without_traces
 
-    assert _untold({"a": path, "b": [1, path], "c": [[path]], path: 1, "d": 2}) == {"d": 2}
-    assert _untold({"a": {"b": path, "c": 1}, "d": [{"e": path}, [{"f": path, "g": 1}]]}) == {
+    assert _without_traces({"a": path, "b": [1, path], "c": [[path]], path: 1, "d": 2}) == {"d": 2}
+    assert _without_traces({"a": {"b": path, "c": 1}, "d": [{"e": path}, [{"f": path, "g": 1}]]}) == {
         "a": {"c": 1}, "d": [{}, [{"g": 1}]],
     }  # fmt: skip
 

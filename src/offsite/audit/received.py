@@ -28,13 +28,13 @@ class EmulatorAudit:
     @property
     def warnings(self) -> tuple[str, ...]:
         """One sentence for each sign that something is not as an honest sender's would be; none is proof."""
-        said = [self.start.primed] if self.start.primed else []
+        found = [self.start.primed] if self.start.primed else []
         if self.start.refused:
-            said.append(f"The emulator could not be checked for priming: {self.start.refused}")
+            found.append(f"The emulator could not be checked for priming: {self.start.refused}")
         if self.odd:
             more = f" ({len(self.odd) - 1} more)" if len(self.odd) > 1 else ""
-            said.append(f"The emulator's weights are odd in {self.odd[0]}{more}; ask its sender why.")
-        return tuple(said)
+            found.append(f"The emulator's weights are odd in {self.odd[0]}{more}; ask its sender why.")
+        return tuple(found)
 
 
 def emulator(

@@ -73,7 +73,7 @@ class AdapterAudit:
     @property
     def warnings(self) -> tuple[str, ...]:
         """One sentence for each thing that an honest tuning would hardly do; none is proof."""
-        return tuple(said for said in (self._further(), self._spike(), self._worse()) if said)
+        return tuple(warning for warning in (self._further(), self._spike(), self._worse()) if warning)
 
     def check(self, most: float) -> None:
         """Refuse an adapter of which any tensor moved by more than `most` of its own size."""

@@ -48,7 +48,7 @@ _PACKED = (
 _HOLLOW = 8  # times as large as what is stored of it; honest weights have few zeros to leave out
 _SMALL = 1 << 20  # bytes, that are read in no time, hollow or not
 _SOON_READ = 1 << 30  # bytes; of a larger file, a look at its header comes before its digest
-_MOST_TOLD = 1000  # values on a card, its aliases apart
+_MOST_VALUES = 1000  # values on a card, its aliases apart
 _STRICT = ConfigDict(strict=True, extra="forbid", frozen=True)
 _Hex = Field(pattern=r"^([0-9a-f]{64})?$")
 _Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+!-]{1,60}$")]
@@ -128,16 +128,16 @@ def check_listed(path: Path, kind: type[_C]) -> _C:
     return card
 
 
-def said_format(path: Path) -> str:
-    """What the card in the folder `path` says that it is; empty where there is no card, or no sound one."""
+def declared_format(path: Path) -> str:
+    """Return the format that the card in the folder `path` declares; empty without a sound card."""
     file = path / CARD
     if file.is_symlink() or not file.is_file():
         return ""
     try:
-        said = read_object(file).get("format")
+        declared = read_object(file).get("format")
     except UserError:  # whoever opens it will say so
         return ""
-    return said if isinstance(said, str) else ""
+    return declared if isinstance(declared, str) else ""
 
 
 def load_tensors(file: Path) -> dict[str, Tensor]:
@@ -269,17 +269,17 @@ def _is_packed(file: Path) -> bool:
 
 def _parse(path: Path, text: str, kind: type[_C]) -> _C:
     data = parse(path / CARD, text)
-    said = data.get("format")
-    if said != kind.kind:
-        whose, wanted = (str(each).partition("/")[0].removeprefix("offsite-") for each in (said, kind.kind))
+    declared = data.get("format")
+    if declared != kind.kind:
+        whose, wanted = (str(each).partition("/")[0].removeprefix("offsite-") for each in (declared, kind.kind))
         if whose in ("adapter", "emulator") and whose != wanted:
             raise UserError(f"{str(path)!r} is an {whose}, where an {wanted} is wanted; give the other bundle.")
         raise UserError(
-            f"{str(path)!r} says its format is {said!r:.40}, where {kind.kind!r} is wanted; give that kind of "
-            "bundle, or install the version of offsite that made it."
+            f"{str(path)!r} says its format is {declared!r:.40}, where {kind.kind!r} is wanted; give that kind "
+            "of bundle, or install the version of offsite that made it."
         )
-    if _values({key: value for key, value in data.items() if key != "same_as"}) > _MOST_TOLD:
-        raise UserError(f"{path / CARD} holds more than {_MOST_TOLD} values; ask the sender for it again.")
+    if _values({key: value for key, value in data.items() if key != "same_as"}) > _MOST_VALUES:
+        raise UserError(f"{path / CARD} holds more than {_MOST_VALUES} values; ask the sender for it again.")
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:

@@ -38,10 +38,10 @@ _KIND = "offsite-emulator/"
 _ShapeOf = Callable[[str], tuple[int, ...] | None]
 
 
-def _names(said: Any) -> Any:
-    """Refuse anything but a dict of strings; pydantic would tell of each fault, in much memory."""
-    if isinstance(said, dict) and all(isinstance(name, str) for name in said.values()):
-        return said
+def _names(value: Any) -> Any:
+    """Refuse anything but a dict of strings; pydantic would list every fault, in much memory."""
+    if isinstance(value, dict) and all(isinstance(name, str) for name in value.values()):
+        return value
     raise ValueError("it names something that is no tensor")
 
 
@@ -197,7 +197,7 @@ def check_listed(path: Path) -> None:
 
 def is_emulator(path: Path | str) -> bool:
     """Whether `path` is the folder of an emulator bundle (rather than of a model)."""
-    return bundle.said_format(Path(path)).startswith(_KIND)
+    return bundle.declared_format(Path(path)).startswith(_KIND)
 
 
 def _altered(model: PreTrainedModel, split: Split, shape_of: _ShapeOf) -> bool:

@@ -25,7 +25,7 @@ _EXTRAS = {
 
 def command(json: Json = False) -> None:
     """Collect what a bug report needs; nothing is downloaded, and no local path is printed."""
-    data = _findings()
+    data = _facts()
 
     def show() -> None:
         for topic, value in data.items():
@@ -35,7 +35,7 @@ def command(json: Json = False) -> None:
     emit(data, json, show)
 
 
-def _findings() -> dict[str, Any]:
+def _facts() -> dict[str, Any]:
     import torch
 
     from offsite.download.wheels import cache_dir

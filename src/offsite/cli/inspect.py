@@ -64,22 +64,22 @@ def command(
     found = None
     if is_emulator(bundle):
         emulator = Emulator.load(bundle, allow_large=allow_large or not (against or data))
-        told = _emulator(bundle, emulator, _Against(against, text, blocks, length) if against else None)
+        facts = _emulator(bundle, emulator, _Against(against, text, blocks, length) if against else None)
         found = _audited(emulator, data) if data else None
-        told |= {"audit": audits.as_data(found)} if found else {}
+        facts |= {"audit": audits.as_data(found)} if found else {}
     else:
-        told = _adapter(bundle)
+        facts = _adapter(bundle)
         for option, given in (("--against compares an emulator with its model", against),
                               ("--data judges an emulator before tuning", data)):  # fmt: skip
             if given:
                 raise UserError(f"{str(bundle)!r} is an adapter, where {option}.")
 
     def show() -> None:
-        _show(bundle, told)
+        _show(bundle, facts)
         if found:
             audits.show_emulator(found, err=False)
 
-    emit(told, json, show)
+    emit(facts, json, show)
 
 
 def _audited(opened: Emulator, data: str) -> EmulatorAudit:
@@ -128,7 +128,7 @@ def _emulator(path: Path, emulator: Emulator, against: _Against | None) -> dict[
     inside = [id(tensor) for index in middle for tensor in decoder.tensors(index).values()]
     places, harmonizers = _places(emulator), _harmonizers(emulator)
     count = parameters(emulator)
-    told = {
+    facts = {
         "kind": "emulator",
         "method": emulator.method,
         "plain": emulator.plain,
@@ -146,7 +146,7 @@ def _emulator(path: Path, emulator: Emulator, against: _Against | None) -> dict[
         ],
     }
     owners = {"fidelity": against.fidelity(emulator)} if against else {}
-    return _common(path, emulator) | told | owners
+    return _common(path, emulator) | facts | owners
 
 
 def _places(emulator: Emulator) -> list[Place]:
@@ -184,29 +184,29 @@ def _harmonizers(emulator: Emulator) -> list[dict[str, int]]:
 
 def _middle(places: list[Place], harmonizers: list[dict[str, int]], *, shared: bool) -> str:
     """What the middle reveals of the layers in it."""
-    said = []
+    parts = []
     if shared:
-        said.append("those that share one layer are seen, from which the kept layers can largely be guessed")
+        parts.append("those that share one layer are seen, from which the kept layers can largely be guessed")
     if any(places):
-        said.append("each is one layer of the model, and what it kept is seen: " + _kept(places))
+        parts.append("each is one layer of the model, and what it kept is seen: " + _kept(places))
     if harmonizers:
         ranks = _range([harmonizer["rank"] for harmonizer in harmonizers])
-        said.append(
+        parts.append(
             f"{len(harmonizers)} more of the model's layers are replaced by harmonizers of rank {ranks}, and "
             "where they stood is seen"
         )
-    return "; ".join(said) or "which of the model's layers stand there is not said"
+    return "; ".join(parts) or "which of the model's layers they are is not shown"
 
 
 def _kept(places: list[Place]) -> str:
     ranks = [rank for place in places for rank in place.get("ranks", {}).values()]
     channels = [place["channels"] for place in places if "channels" in place]
-    said = []
+    parts = []
     if ranks:
-        said.append(f"the rank of each of {len(ranks)} factored matrices ({_range(ranks)})")
+        parts.append(f"the rank of each of {len(ranks)} factored matrices ({_range(ranks)})")
     if channels:
-        said.append(f"the number of feed-forward channels of {len(channels)} places ({_range(channels)})")
-    return " and ".join(said)
+        parts.append(f"the number of feed-forward channels of {len(channels)} places ({_range(channels)})")
+    return " and ".join(parts)
 
 
 def _range(numbers: list[int]) -> str:

@@ -106,11 +106,11 @@ def command(
             err=True,
         )
     data = {"model": str(out), "receipt": str(private), "adapter": tuned.digest}
-    said = (
+    message = (
         f"Tuned model in {out}: a plain transformers checkpoint.\n"
         f"Receipt in {private}: how far each tensor moved. Keep it to yourself."
     )
-    emit(data | {"recorded": known, "audit": audits.as_data(found)}, json, lambda: typer.echo(said))
+    emit(data | {"recorded": known, "audit": audits.as_data(found)}, json, lambda: typer.echo(message))
 
 
 def _public(text: str | None, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Tensor | None:

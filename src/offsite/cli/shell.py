@@ -1,4 +1,4 @@
-"""What every command shares: errors of one sentence, results on standard output, outputs replacing nothing."""
+"""What every command shares: errors of one sentence, results on standard output, no output overwritten."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ def run(app: typer.Typer, args: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         code = INTERRUPTED
     except Exception as error:
-        return _say(*_explained(app, error))
+        return _print_error(*_explained(app, error))
     if code == INTERRUPTED:  # typer makes this of KeyboardInterrupt
-        return _say(
+        return _print_error(
             "Interrupted, with nothing half-written left; tune --resume, profile, compress, compare and "
             "frontier go on from what they had done.",
             INTERRUPTED,
@@ -84,7 +84,7 @@ def run(app: typer.Typer, args: Sequence[str] | None = None) -> int:
 
 
 def emit(data: Any, as_json: bool, show: Callable[[], None]) -> None:
-    """The result of a command: JSON for machines, or what `show` prints for people."""
+    """Print the result of a command: as JSON, or as `show` prints it for people."""
     if as_json:
         typer.echo(indented(data))
     else:
@@ -92,7 +92,7 @@ def emit(data: Any, as_json: bool, show: Callable[[], None]) -> None:
 
 
 def console() -> Console:
-    """Where people read results; what stands in brackets is text, no markup."""
+    """Make the console for results; text in brackets is no markup."""
     return Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
@@ -122,8 +122,7 @@ def output(path: Path, force: bool, apart_from: Sequence[Path | str] = (), *, fi
 def outputs(out: Path, receipt: Path | None, force: bool, apart_from: Sequence[Path | str] = ()) -> Path:
     """`output` for `out` and for the `receipt` that goes with it (default: OUT-receipt), which is returned.
 
-    Killed between the two names that it gave, the same call finds the receipt of what is not there, and takes
-    it away.
+    A kill between the two renames leaves a receipt without its output; the same call removes it.
     """
     check(out)
     receipt = receipt or beside(out, "-receipt")
@@ -137,7 +136,7 @@ def outputs(out: Path, receipt: Path | None, force: bool, apart_from: Sequence[P
 def staged_with(receipt: Path, out: Path) -> Iterator[tuple[Path, Path]]:
     """Folders for the `receipt` and for `out`, as `staged`; the receipt takes its name first.
 
-    So nothing that is whole ever lacks its receipt, without which its adapters would be refused.
+    So no complete output lacks its receipt, without which its adapters would be refused.
     """
     alone = not receipt.exists()
     try:
@@ -150,53 +149,53 @@ def staged_with(receipt: Path, out: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def beside(out: Path, ending: str) -> Path:
-    """What goes with the output `out`; hidden where the `ending` begins with a dot."""
+    """Name a path beside the output `out`; hidden where the `ending` begins with a dot."""
     return out.with_name(f".{out.name}{ending}" if ending.startswith(".") else f"{out.name}{ending}")
 
 
 def mark(folder: Path, about: dict[str, Any]) -> None:
-    """Leave in a checkpoint `folder` what it was made of, by which `output` knows it again as ours.
+    """Write into a checkpoint `folder` what it was made from, by which `output` recognises it.
 
-    A checkpoint is for others too, so it tells neither the call, which may hold local paths, nor the machine.
+    A checkpoint is for others too, so the call, which may hold local paths, and the machine are left out.
     """
     from offsite.provenance import record
 
     files = sorted(file.name for file in folder.iterdir())
-    told = {name: said for name, said in record(0).items() if name in ("versions", "date")}
-    write_json(folder / _MARK, {"made by": "offsite", **about, "files": files, "record": told})
+    data = {name: message for name, message in record(0).items() if name in ("versions", "date")}
+    write_json(folder / _MARK, {"made by": "offsite", **about, "files": files, "record": data})
 
 
 @contextmanager
-def leftovers(work: Path, worth: Callable[[Path], bool]) -> Iterator[Path]:
-    """The folder `work`, from which an interrupted run goes on, until the block ends well.
+def leftovers(work: Path, is_resumable: Callable[[Path], bool]) -> Iterator[Path]:
+    """Yield the folder `work`, from which an interrupted run resumes; remove it when the block ends well.
 
-    After an error it stays only if it is `worth` it, and not at all if the command itself was at fault. A
-    UserError where another process is in it.
+    After an error it stays only if it `is_resumable`; after a UserError, only if it was there before. Raises
+    UserError where another process works in it.
     """
     with parents_of(work.resolve()), held(work):
         new = not any(work.iterdir())
         try:
             yield work
         except BaseException as error:
-            if new if isinstance(error, UserError) else not worth(work):
+            if new if isinstance(error, UserError) else not is_resumable(work):
                 remove(work)
             raise
         remove(work)
 
 
 @contextmanager
-def stages(cache: Path | None, work: Path, worth: Callable[[Path], bool]) -> Iterator[Path]:
-    """Where finished stages go: into the `cache`, for good, or into `work`, until the block ends well.
+def stages(cache: Path | None, work: Path, is_resumable: Callable[[Path], bool]) -> Iterator[Path]:
+    """Yield the folder for finished stages: the `cache`, which stays, or `work`, until the block ends well.
 
-    After an error `work` stays if it is `worth` it; unlike `leftovers`, whoever was at fault: a tuning that
-    runs away in the last cell must not cost all the others.
+    After an error `work` stays if it `is_resumable`; unlike `leftovers`, also after a UserError: a tuning that
+    diverges in the last cell must not cost all the others.
     """
     folder = cache or work
     with parents_of(folder.resolve()), held(folder):
         try:
             yield folder
         except BaseException:
-            if not (any(folder.iterdir()) if cache else worth(folder)):
+            if not (any(folder.iterdir()) if cache else is_resumable(folder)):
                 remove(folder)
             raise
         if cache is None:
@@ -212,37 +211,37 @@ def _refuse_overlap(path: Path, other: Path | str) -> None:
 
 
 def _called(receipt: Path) -> str | None:
-    """The call that a receipt tells of."""
-    record = _told(receipt / "receipt.json").get("record")
+    """Return the command line that a receipt records."""
+    record = _data_of_ours(receipt / "receipt.json").get("record")
     return record.get("call") if isinstance(record, dict) else None
 
 
 def _is_ours(path: Path) -> bool:
     """Whether an earlier command wrote the file `path`, or the folder and all that is in it."""
     if not path.is_dir():
-        return bool(_told(path))
+        return bool(_data_of_ours(path))
     names = {file.name for file in path.iterdir() if ".partial-" not in file.name}  # a kill leaves such
     return any(
-        names <= {mark, *beside, *told.get("files", ())}
+        names <= {mark, *beside, *data.get("files", ())}
         for mark, beside in _WRITTEN.items()
-        if (told := _told(path / mark))
+        if (data := _data_of_ours(path / mark))
     )
 
 
-def _told(file: Path) -> dict[str, Any]:
-    """What a JSON file says that names offsite; nothing of any other."""
+def _data_of_ours(file: Path) -> dict[str, Any]:
+    """Read a JSON file that names offsite; any other gives an empty dict."""
     if file.suffix != ".json" or not file.is_file():
         return {}
     text = file.read_text(encoding="utf-8", errors="replace")
     try:
-        told = json.loads(text) if '"offsite' in text else {}
+        data = json.loads(text) if '"offsite' in text else {}
     except ValueError:
         return {}
-    return told if isinstance(told, dict) else {}
+    return data if isinstance(data, dict) else {}
 
 
 def _quieten() -> None:
-    """Only our own words reach the screen; the libraries' advice is for their developers."""
+    """Keep remarks of the libraries, meant for their developers, off the screen."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("DO_NOT_TRACK", "1")  # what other libraries ask
@@ -260,13 +259,13 @@ def _expanded(word: str) -> str:
     return word
 
 
-def _say(sentence: str, code: int) -> int:
+def _print_error(sentence: str, code: int) -> int:
     sys.stderr.write(f"offsite: {' '.join(sentence.split())}\n")
     return code
 
 
 def _explained(app: typer.Typer, error: Exception) -> tuple[str, int]:
-    """What to say of an error, and the exit code."""
+    """Return the sentence for an error, and the exit code."""
     if isinstance(error, UserError):
         return str(error), USER_ERROR
     if isinstance(error, typer.Abort):
@@ -280,19 +279,22 @@ def _explained(app: typer.Typer, error: Exception) -> tuple[str, int]:
         return _of_system(error), USER_ERROR
     whose = type(error).__module__.partition(".")[0]
     if whose in _TRACKERS:
-        said = brief(error, 600)
-        return f"The tracker {whose} refuses ({said}); mend its settings, or leave --report-to out.", USER_ERROR
+        message = brief(error, 600)
+        return (
+            f"The tracker {whose} refuses ({message}); correct its settings, or leave --report-to out.",
+            USER_ERROR,
+        )
     return _of_bug(error)
 
 
 def _lacking(error: Exception) -> str | None:
-    """What to say where the disk or the memory is full."""
+    """Return the sentence for a full disk or memory; None for another error."""
     disk, memory = _LACKS
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return disk
     if isinstance(error, MemoryError):
         return memory
-    return next((lack for lack, said in _LACKS.items() if any(each in str(error) for each in said)), None)
+    return next((lack for lack, message in _LACKS.items() if any(each in str(error) for each in message)), None)
 
 
 def _of_system(error: OSError) -> str:

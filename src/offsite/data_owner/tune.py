@@ -117,7 +117,7 @@ def tune(
 
 
 def _mark(emulator: Emulator, rows: Sequence[Encoded], config: TuneConfig) -> str:
-    """Stands for all that the result of a tuning hangs on."""
+    """Return a digest of everything that decides the result of a tuning."""
     start = emulator.digest or (emulator.origin, emulator.method)
     whole = hashlib.sha256(repr((start, replace(config, report_to=()))).encode())
     for row in rows:

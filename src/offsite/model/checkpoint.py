@@ -1,4 +1,4 @@
-"""Plain transformers checkpoints on disk, telling nothing of the machine that wrote them."""
+"""Plain transformers checkpoints on disk, without traces of the machine that wrote them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-_TELLTALE = frozenset(
+_LOCAL_KEYS = frozenset(
     ("_name_or_path", "name_or_path", "auto_map", "is_local", "local_files_only", "_commit_hash")
 )
 _VERBATIM = frozenset(  # where words are tokens, or a template's, and no paths
@@ -54,30 +54,30 @@ def write_description(folder: Path, model: PreTrainedModel, tokenizer: PreTraine
     for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
         file = folder / name
         if file.exists():
-            kept = _untold(json.loads(file.read_text(encoding="utf-8")))
+            kept = _without_traces(json.loads(file.read_text(encoding="utf-8")))
             file.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _untold(data: dict[str, Any]) -> dict[str, Any]:
-    """Without what trainers and hubs leave behind of a machine: their own keys, and local paths anywhere."""
+def _without_traces(data: dict[str, Any]) -> dict[str, Any]:
+    """Remove what trainers and hubs leave of a machine: their own keys, and local paths anywhere."""
     found = {}
     for key, value in data.items():
         if key in _VERBATIM:
             found[key] = value
-        elif key not in _TELLTALE and not _tells(key) and not _tells(value):
-            found[key] = _within(value)
+        elif key not in _LOCAL_KEYS and not _is_local(key) and not _is_local(value):
+            found[key] = _cleaned(value)
     return found
 
 
-def _tells(value: Any) -> bool:
+def _is_local(value: Any) -> bool:
     """Whether a text holds a local path, or a list such a text."""
     if isinstance(value, list):
-        return any(map(_tells, value))
+        return any(map(_is_local, value))
     return isinstance(value, str) and _PATH.search(value) is not None
 
 
-def _within(value: Any) -> Any:
-    """A value without what its objects tell."""
+def _cleaned(value: Any) -> Any:
+    """Remove the traces from the objects in a value."""
     if isinstance(value, list):
-        return [_within(each) for each in value]
-    return _untold(value) if isinstance(value, dict) else value
+        return [_cleaned(each) for each in value]
+    return _without_traces(value) if isinstance(value, dict) else value

@@ -250,9 +250,9 @@ def base_of(model: nn.Module) -> PreTrainedModel:
 
 
 def longest(model: PreTrainedModel) -> int:
-    """How many tokens the model reads at the most; without end where its config does not say."""
-    said: int | None = getattr(model.config, "max_position_embeddings", None)
-    return said or sys.maxsize
+    """Return how many tokens the model can read; no limit where its config states none."""
+    most: int | None = getattr(model.config, "max_position_embeddings", None)
+    return most or sys.maxsize
 
 
 def check_length(model: PreTrainedModel, length: int) -> None:

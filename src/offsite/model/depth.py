@@ -20,7 +20,7 @@ _FROM_THE_TOP = ("num_kv_shared_layers",)
 """So many of the last layers are of one kind."""
 _NUMBERS = ("full_attn_idxs", "mlp_only_layers", "attn_layer_indices", "moe_layers", "hybrid_layer_ids")
 """The numbers of the layers of one kind."""
-_SAID_BY_KINDS = {  # where a list of kinds decides, the key repeats it: its kind, and the key of the list
+_FROM_KINDS = {  # where a list of kinds decides, the key repeats it: its kind, and the key of the list
     "max_window_layers": ("full_attention", "layer_types"),
     "first_k_dense_replace": ("dense", "mlp_layer_types"),
     "full_attn_idxs": ("full_attention", "layer_types"),
@@ -31,17 +31,17 @@ _DEPTHS = ("num_blocks", "encoder_layers", "decoder_layers", "n_layer", "n_layer
 
 def reduced_config(config: PretrainedConfig, order: Sequence[int]) -> PretrainedConfig:
     """Return a copy of `config` for a stack of the layers `order`."""
-    depth, said = config.num_hidden_layers, config.to_dict()
+    depth, values = config.num_hidden_layers, config.to_dict()
     reduced = copy.deepcopy(config)
     reduced.num_hidden_layers = len(order)
-    for key, value in said.items():
-        if key not in ("num_hidden_layers", *_SAID_BY_KINDS):
+    for key, value in values.items():
+        if key not in ("num_hidden_layers", *_FROM_KINDS):
             _set(reduced, key, value, _carried(key, value, depth, order))
-    for key in said.keys() & _SAID_BY_KINDS:  # after the lists of kinds
-        _set(reduced, key, said[key], _repeated(key, said[key], reduced, depth, order))
-    if "attention_types" in said and "attention_layers" in said:  # gpt_neo: kinds, and how often in a row
+    for key in values.keys() & _FROM_KINDS:  # after the lists of kinds
+        _set(reduced, key, values[key], _repeated(key, values[key], reduced, depth, order))
+    if "attention_types" in values and "attention_layers" in values:  # gpt_neo: kinds, and how often in a row
         reduced.attention_types = [[list(reduced.attention_layers), 1]]
-    if said.get("final_w_init_variance_scale") == 2 / depth:  # recurrent_gemma
+    if values.get("final_w_init_variance_scale") == 2 / depth:  # recurrent_gemma
         reduced.final_w_init_variance_scale = 2 / len(order)
     return reduced
 
@@ -73,7 +73,7 @@ def _carried(key: str, value: Any, depth: int, order: Sequence[int]) -> Any:
 
 def _repeated(key: str, value: Any, reduced: PretrainedConfig, depth: int, order: Sequence[int]) -> Any:
     """Return what a key says that repeats a list of kinds; without such a list, as any other."""
-    kind, where = _SAID_BY_KINDS[key]
+    kind, where = _FROM_KINDS[key]
     kinds = getattr(reduced, where, None)
     if value is None or not isinstance(kinds, list | tuple):
         return _carried(key, value, depth, order)

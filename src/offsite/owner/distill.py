@@ -86,9 +86,9 @@ def _alignment(emulator: Emulator, model: PreTrainedModel, weight: float) -> Los
     def loss(student: nn.Module, batch: Batch) -> Tensor:
         ids = batch["input_ids"]
         with torch.no_grad():
-            told = output_at(model, input_ids=ids, output_hidden_states=True).hidden_states[ends[1]].float()
+            target = output_at(model, input_ids=ids, output_hidden_states=True).hidden_states[ends[1]].float()
         out = student(ids, output_hidden_states=True, use_cache=False)
-        apart = (told - out.hidden_states[ends[0]].float()) / told.pow(2).mean().sqrt()
+        apart = (target - out.hidden_states[ends[0]].float()) / target.pow(2).mean().sqrt()
         lm = cross_entropy(out.logits[:, :-1].float().flatten(0, 1), ids[:, 1:].flatten())
         total: Tensor = lm + weight * apart.pow(2).mean()
         return total
@@ -97,7 +97,7 @@ def _alignment(emulator: Emulator, model: PreTrainedModel, weight: float) -> Los
 
 
 def _mark(emulator: Emulator, tokens: Tensor, config: DistillConfig) -> str:
-    """Stands for all that the result hangs on."""
+    """Return a digest of everything that decides the result."""
     start = bundle.digest(emulator.model.state_dict() | {"tokens": tokens})
     return hashlib.sha256(repr((emulator.origin, start, config)).encode()).hexdigest()
 

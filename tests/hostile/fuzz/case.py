@@ -98,7 +98,7 @@ def receive(case: dict[str, Any], world: Path) -> int:
     try:
         return laws()
     except Exception as error:
-        return shell._say(*shell._explained(app, error))
+        return shell._print_error(*shell._explained(app, error))
 
 
 def prepare(case: dict[str, Any], world: Path, home: Path) -> None:
