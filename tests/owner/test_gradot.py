@@ -9,7 +9,7 @@ import transformers as t
 from offsite.errors import UserError
 from offsite.model.decoder import Decoder
 from offsite.model.split import Split
-from offsite.owner import factors
+from offsite.owner import factors, scored
 from offsite.owner.blueprint import everything
 from offsite.owner.build import build, keep_of, lossless
 from offsite.owner.components import candidates, with_privacy
@@ -98,13 +98,13 @@ def test_stopped_between_layers_it_goes_on_to_the_same_end(llama, tmp_path, monk
 
 
 def test_the_text_is_read_once_where_the_sums_fit_into_memory(llama, monkeypatch):
-    passes, real = [], factors.curvature
+    passes, real = [], scored.curvature
 
     def counted(model, layers, *rest, **more):
         passes.append(list(layers))
         return real(model, layers, *rest, **more)
 
-    monkeypatch.setattr(factors, "curvature", counted)
+    monkeypatch.setattr(scored, "curvature", counted)
     GradOT().profile(llama, SPLIT, TOKENS)
     assert passes == [[1, 2, 3, 4, 5, 6]]
     passes.clear()
@@ -142,7 +142,7 @@ def test_a_mixture_of_experts_is_refused_before_any_text_is_read(monkeypatch):
         vocab_size=128, hidden_size=16, intermediate_size=16, num_hidden_layers=4, num_attention_heads=2,
         num_key_value_heads=2, num_local_experts=2,
     )  # fmt: skip
-    monkeypatch.setattr(factors, "curvature", None)
+    monkeypatch.setattr(scored, "curvature", lambda *_, **__: pytest.fail("text was read"))
     with pytest.raises(UserError, match="'mixtral' model has no plain feed-forward"):
         GradOT().profile(t.AutoModelForCausalLM.from_config(config), SPLIT, TOKENS)
 

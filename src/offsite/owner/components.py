@@ -15,7 +15,7 @@ from offsite.model.decoder import Decoder
 from offsite.model.linears import Weight
 from offsite.owner.blueprint import Blueprint, Place
 from offsite.owner.profile import Profile
-from offsite.owner.records import ChannelScores, Factors, RankScores, Repair, Scores
+from offsite.owner.records import ChannelScores, Factors, Means, RankScores, Repair, Scores
 
 _DECADES = 16  # of prices that are tried
 _TINY = 1e-6  # of the mean energy, for channels that are always zero
@@ -138,25 +138,48 @@ def by_share(floor: float, pool: Callable[[Candidates], object]) -> Rule:
     return rule
 
 
+def by_size(among: Sequence[Candidates], level: float) -> Kept:
+    """Keep the best components of each that the share `level` of its parameters stores, at least one."""
+    return [each.best(max(1, int(level * each.dense / each.cost))) for each in among]
+
+
+def whole_where_free(rule: Rule) -> Rule:
+    """Let all components stay where those that stay by the `rule` store as much as the whole."""
+
+    def filled(among: Sequence[Candidates], level: float) -> Kept:
+        return [
+            torch.arange(len(each.score)) if len(kept) * each.cost >= each.dense else kept
+            for each, kept in zip(among, rule(among, level), strict=True)
+        ]
+
+    return filled
+
+
 def blueprint(profile: Profile, among: Sequence[Candidates], kept: Kept) -> Blueprint:
     """Return the places of the middle with what was `kept`.
 
-    Where the profile has the `Repair` of a feed-forward, the channels that stay take over what they can.
+    Where the profile has the `Repair` of a feed-forward, the channels that stay take over what they can; where
+    it has `Means` of a linear, its bias takes over what those that go add on average.
     """
     channels: dict[int, tuple[int, ...]] = {}
     weights: dict[int, dict[str, Weight]] = {layer: {} for layer in profile.middle}
-    repairs = set(Repair.places(profile.tensors))
+    repairs, means = (set(kind.places(profile.tensors)) for kind in (Repair, Means))
     for each, indices in zip(among, kept, strict=True):
         if len(indices) == len(each.score):
             continue
+        place = str(each.layer), each.name
+        mean = Means.read(profile.tensors, *place) if place in means else None
+        bias = None if mean is None else mean.without(indices)
         if not each.channels:
-            factors = Factors.read(profile.tensors, each.layer, each.name)
-            weights[each.layer][each.name] = Weight.of(factors.up[:, indices], factors.down[indices])
+            factors = Factors.read(profile.tensors, *place)
+            weights[each.layer][each.name] = Weight.of(factors.up[:, indices], factors.down[indices], bias)
             continue
         channels[each.layer] = tuple(indices.tolist())
-        if (str(each.layer), each.name) in repairs:
-            repair = Repair.read(profile.tensors, each.layer, each.name)
+        if place in repairs:
+            repair = Repair.read(profile.tensors, *place)
             weights[each.layer][each.name] = Weight((refitted(repair.weight, repair.moment, indices),))
+        elif mean is not None and mean.weight is not None:
+            weights[each.layer][each.name] = Weight((mean.weight[:, indices],), bias)
     return tuple(Place(layer, channels.get(layer), weights[layer]) for layer in profile.middle)
 
 
@@ -178,9 +201,9 @@ def ridged(moment: Tensor, ridge: float = _RIDGE) -> Tensor:
     return raised
 
 
-def root(moment: Tensor) -> Tensor:
+def root(moment: Tensor, ridge: float = _RIDGE) -> Tensor:
     """Return the lower L with L LT = `ridged(moment)`; with more ridge where rounding outweighs it."""
-    ridge, (lower, failed) = _RIDGE, torch.linalg.cholesky_ex(ridged(moment))
+    lower, failed = torch.linalg.cholesky_ex(ridged(moment, ridge))
     while failed:  # at the latest where the ridge makes the diagonal outweigh its rows
         ridge *= 4
         lower, failed = torch.linalg.cholesky_ex(ridged(moment, ridge))

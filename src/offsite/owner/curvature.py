@@ -89,7 +89,7 @@ def curvature(
             _loss(model, batch.to(model.device), chance).backward()  # type: ignore[no-untyped-call]
     results = {layer: _results(watched[layer], tokens.numel()) for layer in wanted}
     for layer, curvatures in results.items():
-        _check(layer, curvatures)
+        check_numbers(layer, curvatures)
     return results
 
 
@@ -98,9 +98,10 @@ def batches(tokens: Tensor) -> Sequence[Tensor]:
     return torch.split(tokens, max(1, _BATCH // tokens.shape[1]))
 
 
-def _check(layer: int, curvatures: Mapping[str, Curvature]) -> None:
-    for name, each in curvatures.items():
-        if not all(part.sum().isfinite() for part in (each.inputs, each.outputs, each.slope)):
+def check_numbers(layer: int, seen: Mapping[str, Any]) -> None:
+    """Refuse what a pass saw of a layer's linears, each a dataclass of tensors, where it is no number."""
+    for name, each in seen.items():
+        if not all(part.sum().isfinite() for part in vars(each).values()):
             raise UserError(
                 f"What the text makes of layer {layer}'s {name} is not a number; look whether the model's "
                 "weights are sound."
@@ -143,7 +144,7 @@ def _watch_layer(decoder: Decoder, layer: int, names: Sequence[str], hooks: Exit
         """Return the rows of `given` and their sum: one for all linears that read the same."""
         if not read or read[-1][0] is not given:
             mine = watched[name].inputs if name in watched else Moment(width, given.device)
-            rows = _rows(given)
+            rows = flat(given)
             mine.add(rows)
             read[:] = [(given, rows, mine)]
         return read[-1][1:]
@@ -158,7 +159,7 @@ def _watch_layer(decoder: Decoder, layer: int, names: Sequence[str], hooks: Exit
             watch = watched[name]
 
             def backward(gradient: Tensor) -> None:
-                slopes = _rows(gradient)
+                slopes = flat(gradient)
                 watch.slope += slopes.T @ states
                 watch.outputs.add(slopes)
 
@@ -172,6 +173,6 @@ def _watch_layer(decoder: Decoder, layer: int, names: Sequence[str], hooks: Exit
     return watched
 
 
-def _rows(states: Tensor) -> Tensor:
-    """(..., width) as (tokens, width), in the type in which products are fast here."""
+def flat(states: Tensor) -> Tensor:
+    """Return states (..., width) as rows (tokens, width), in the type in which products are fast here."""
     return states.detach().flatten(0, -2).to(torch.bfloat16 if bf16_pays() else torch.float32)

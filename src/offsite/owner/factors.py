@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -17,7 +18,10 @@ from offsite.owner.parts import Parts
 from offsite.owner.records import Factors, RankScores
 from offsite.progress import track
 
+_WHITE = 1e-6  # of each input's energy, added: directions that are never read need an inverse too
 _ROOM = 2 << 30  # bytes of sums at once; more layers than fit are watched in further passes
+
+Seen = TypeVar("Seen")
 
 
 def factorise(model: PreTrainedModel, split: Split, parts: Parts, tokens: Tensor | None = None) -> None:
@@ -27,7 +31,7 @@ def factorise(model: PreTrainedModel, split: Split, parts: Parts, tokens: Tensor
     Frobenius norm.
     """
     decoder = Decoder.of(model)
-    for layer, seen in watched(model, split, parts, tokens, decoder.attention):
+    for layer, seen in watched(model, split, parts, tokens, decoder.attention, curvature):
         found: dict[str, Tensor] = {}
         for name in decoder.attention(layer):
             weight = decoder.matrix(layer, name).float()
@@ -42,18 +46,16 @@ def watched(
     parts: Parts,
     tokens: Tensor | None,
     linears: Callable[[int], Sequence[str]],
-    *,
-    sampled: int | None = None,
-) -> Iterator[tuple[int, dict[str, Curvature]]]:
-    """Yield each layer of the middle that has no part yet, with the curvature of its `linears` over `tokens`.
+    read: Callable[[PreTrainedModel, Mapping[int, Sequence[str]], Tensor], dict[int, dict[str, Seen]]],
+) -> Iterator[tuple[int, dict[str, Seen]]]:
+    """Yield each layer of the middle that has no part yet, with what `read` sees of its `linears`.
 
-    The text is read once for as many layers as fit into memory together; without `tokens` there is no
-    curvature. `sampled` is as in `curvature`.
+    The `tokens` are read once for as many layers as fit into memory together; without `tokens` nothing is seen.
     """
     decoder = Decoder.of(model)
     wanted = {layer: linears(layer) for layer in parts.missing(split.middle(len(decoder)))}
     for group in groups(decoder, wanted):
-        seen = {} if tokens is None else curvature(model, group, tokens, sampled=sampled)
+        seen = {} if tokens is None else read(model, group, tokens)
         for layer in track(group, "Factorising", len(group)):
             yield layer, seen.pop(layer, {})
 
@@ -83,10 +85,26 @@ def fisher_ranks(weight: Tensor, seen: Curvature) -> tuple[Factors, RankScores]:
     value decomposition of LT W R truncates best, and its squared singular values are losses.
     """
     left, right = (root(moment).float() for moment in (seen.outputs, seen.inputs))
-    u, s, vt = torch.linalg.svd(left.T @ weight @ right, full_matrices=False)
-    up = torch.linalg.solve_triangular(left.T, u * s, upper=True)  # (out, k)
-    down = torch.linalg.solve_triangular(right, vt, upper=False, left=False)  # (k, in)
-    return Factors(up, down), RankScores(s.square(), rank_cost(weight), removed(up, down, seen.slope))
+    turned, down, score = _components(left.T @ weight, right)
+    up = torch.linalg.solve_triangular(left.T, turned, upper=True)  # (out, k)
+    return Factors(up, down), RankScores(score, rank_cost(weight), removed(up, down, seen.slope))
+
+
+def whitened_ranks(weight: Tensor, moment: Tensor) -> tuple[Factors, RankScores]:
+    """Return the components of `weight` (out, in) by what they add to its output, the greatest first.
+
+    `moment` is E[x xT] of what it reads, R RT: E|d x|^2 over a change d is the squared Frobenius norm of d R;
+    so the singular value decomposition of W R truncates best (SVD-LLM, arXiv 2403.07378, section 3.1).
+    """
+    up, down, score = _components(weight, root(moment, _WHITE).float())
+    return Factors(up, down), RankScores(score, rank_cost(weight))
+
+
+def _components(weight: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return up (out, k) and down (k, in), singular components of `weight` R, and their squared values."""
+    u, s, vt = torch.linalg.svd(weight @ right, full_matrices=False)
+    down = torch.linalg.solve_triangular(right, vt, upper=False, left=False)
+    return u * s, down, s.square()
 
 
 def removed(up: Tensor, down: Tensor, slope: Tensor) -> Tensor:

@@ -87,6 +87,23 @@ class Repair(Record):
 
 
 @dataclass(frozen=True)
+class Means(Record):
+    """What lets a linear's bias take over from the pieces that go: ranks, or channels that it reads."""
+
+    kind: ClassVar[str] = "means"
+    added: Tensor
+    """(out, n): what each piece adds to the output, mean over tokens."""
+    bias: Tensor
+    """(out): the linear's own."""
+    weight: Tensor | None = None
+    """(out, n) of the linear, where the pieces are channels."""
+
+    def without(self, kept: Tensor) -> Tensor:
+        """Return the bias (out) that makes up for all but the pieces `kept`."""
+        return self.bias + self.added.sum(1) - self.added[:, kept].sum(1)
+
+
+@dataclass(frozen=True)
 class TrainingCurves(Record):
     """How a training of harmonizers and scores went, step by step."""
 

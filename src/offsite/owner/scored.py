@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from offsite.model.decoder import Decoder
 from offsite.model.split import Split
-from offsite.owner.curvature import Curvature
+from offsite.owner.curvature import Curvature, curvature
 from offsite.owner.factors import watched
 from offsite.owner.methods.base import Granularity, Method
 from offsite.owner.parts import Parts
@@ -36,8 +36,8 @@ class Scored(Method):
     def measure(self, model: PreTrainedModel, split: Split, tokens: Tensor | None, parts: Parts) -> None:
         """Score the components of attention and the channels of each middle layer."""
         decoder, sampled = Decoder.of(model), 0 if self.labels == "sampled" else None
-        linears = partial(self.linears, decoder)
-        for layer, seen in watched(model, split, parts, tokens, linears, sampled=sampled):
+        linears, read = partial(self.linears, decoder), partial(curvature, sampled=sampled)
+        for layer, seen in watched(model, split, parts, tokens, linears, read):
             parts.put(str(layer), self.scores(decoder, layer, seen))
 
     @abstractmethod

@@ -55,6 +55,9 @@ METHODS: MutableMapping[str, type[Method]] = Registry(
         "uniform": "uniform:Uniform",
         "crash": "crash:Crash",
         "svd": "svd:SVD",
+        "svd-llm": "svd_llm:SVDLLM",
+        "flap": "flap:FLAP",
+        "shortgpt": "shortgpt:ShortGPT",
     }
 )
 DEFAULT = "gradot"
