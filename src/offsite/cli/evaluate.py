@@ -73,6 +73,7 @@ def _open(
     from offsite.bundles.emulator import Emulator, is_emulator
     from offsite.errors import UserError
     from offsite.model import loading
+    from offsite.model.modes import move
     from offsite.owner.plug import plug
 
     tuned = Adapter.load(adapter) if adapter else None
@@ -87,7 +88,7 @@ def _open(
     if tuned:
         _refuse_stranger(emulator.digest, tuned.emulator)
         swap(emulator.model, tuned)
-    emulator.model.to(loading.device())  # type: ignore[arg-type]
+    move(emulator.model, loading.device())
     return emulator.model, emulator.tokenizer
 
 

@@ -129,7 +129,7 @@ def command(
     made, varied = list(loaded.values()), _varied(vary or [], alpha=alphas, beta=betas)
     grid = _grid(method, made, knobs or [], varied, keeps, splits, seed)
     settings = _checked(grid, made)
-    about: dict[str, Any] = {"model": model, "method": "+".join(grid.words), "tasks": named}
+    about: dict[str, object] = {"model": model, "method": "+".join(grid.words), "tasks": named}
     about |= {"train": data, "limit": limit, "tuning": asdict(config), "text": text, "blocks": [blocks, length]}
     experiment = Experiment.of(named, data, config, limit)
     whole, tokenizer = loading.load(model)

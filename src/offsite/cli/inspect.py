@@ -87,8 +87,9 @@ def _audited(opened: Emulator, data: str) -> EmulatorAudit:
     from offsite import audit
     from offsite.data import tasks
     from offsite.model import loading
+    from offsite.model.modes import move
 
-    opened.model.to(loading.device())  # type: ignore[arg-type]
+    move(opened.model, loading.device())
     return audit.emulator(opened, tasks.examples(data))
 
 
@@ -104,12 +105,13 @@ class _Against(NamedTuple):
         """The owner's figures."""
         from offsite.data import tasks
         from offsite.model import loading
+        from offsite.model.modes import move
         from offsite.owner.build import keep_of
         from offsite.owner.fidelity import fidelity, held_out
 
         model, tokenizer = loading.load(self.model)
         tokens = held_out(tasks.texts(self.text), tokenizer, self.length, self.blocks)
-        emulator.model.to(model.device)  # type: ignore[arg-type]
+        move(emulator.model, model.device)
         found = fidelity(emulator, model, tokens)
         return {
             **self._asdict(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -108,7 +108,7 @@ def _report(profile: Profile, path: Path, model: str, text: str) -> Path | None:
 
 def _show(profile: Profile, model: str, out: Path, text: str, json: bool, report: Path | None) -> None:
     size = sum(file.stat().st_size for file in out.iterdir() if file != report)
-    data: dict[str, Any] = {
+    data: dict[str, object] = {
         "profile": str(out),
         "method": profile.method,
         "bytes": size,

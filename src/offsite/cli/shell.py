@@ -83,7 +83,7 @@ def run(app: typer.Typer, args: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
-def emit(data: Any, as_json: bool, show: Callable[[], None]) -> None:
+def emit(data: object, as_json: bool, show: Callable[[], None]) -> None:
     """Print the result of a command: as JSON, or as `show` prints it for people."""
     if as_json:
         typer.echo(indented(data))

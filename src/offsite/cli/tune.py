@@ -101,13 +101,14 @@ def _opened(path: Path, trusted_key: Path | None, allow_large: bool) -> Emulator
     """Check the signature, if a key is given, and load the emulator onto the device."""
     from offsite.bundles.emulator import Emulator
     from offsite.model import loading
+    from offsite.model.modes import move
 
     if trusted_key:
         from offsite.bundles import signing
 
         signing.verify(path, trusted_key)
     emulator = Emulator.load(path, allow_large=allow_large)
-    emulator.model.to(loading.device())  # type: ignore[arg-type]
+    move(emulator.model, loading.device())
     return emulator
 
 

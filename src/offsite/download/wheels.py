@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
 from offsite import progress
 from offsite.errors import UserError
 
@@ -21,11 +23,9 @@ _POLL = 0.2  # seconds between looks at the download
 
 
 def cache_dir() -> Path:
-    """Where fetched things stay: `$OFFSITE_CACHE`, or `offsite` in `$XDG_CACHE_HOME` or `~/.cache`."""
-    if own := os.environ.get("OFFSITE_CACHE"):
-        return Path(own).expanduser()
-    shared = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(shared).expanduser() / "offsite"
+    """Return the folder of what was fetched: `$OFFSITE_CACHE`, or `offsite` in the user's cache folder."""
+    chosen = os.environ.get("OFFSITE_CACHE")
+    return Path(chosen).expanduser() if chosen else user_cache_path("offsite", appauthor=False)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from offsite.data.tasks import Task, examples, load
 from offsite.data_owner.tune import TuneConfig, tune
 from offsite.errors import UserError
 from offsite.files.atomic import remove, write_text
+from offsite.model.modes import move
 from offsite.model.precision import autocast, bf16_pays
 from offsite.model.split import Split
 from offsite.owner.build import check_parent, keep_of, lossless, origin
@@ -168,7 +169,7 @@ def compare(model: PreTrainedModel, emulator: Emulator, experiment: Experiment, 
             "The emulator's adapter layers are not the model's any more; give the emulator as it was before "
             "tuning, and the model as it was when the emulator was made."
         )
-    emulator.model.to(model.device)  # type: ignore[arg-type]
+    move(emulator.model, model.device)
     name = {"bundle": emulator.digest or bundle.digest(emulator.model.state_dict())}
     bench = Bench(model, emulator.tokenizer, emulator.split, Cache(work))
     ends = bench.ends(experiment)

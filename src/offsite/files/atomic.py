@@ -311,6 +311,9 @@ def _delete(path: Path) -> None:
 class _Lock:
     """On a file or folder, while this process lives and until released; without effect where locks are none.
 
+    It locks the output itself. A `filelock` needs a file of its own, which would stay beside every output or
+    be sent with a bundle, and a rename would part the two.
+
     FileNotFoundError where there is nothing at `path`, BlockingIOError where another has the lock, unless it
     is to `wait`.
     """

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +33,21 @@ def write(
     tensors: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write the weights (or `tensors` in their place), config and tokenizer into `folder`."""
-    had_bar = logging.is_progress_bar_enabled()
+    with without_bars():
+        model.save_pretrained(folder, state_dict=dict(tensors) if tensors else None)
+    write_description(folder, model, tokenizer)
+
+
+@contextmanager
+def without_bars() -> Iterator[bool]:
+    """Switch the progress bars of transformers and the hub off; yield whether they were on."""
+    had_bars: bool = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        model.save_pretrained(folder, state_dict=dict(tensors) if tensors else None)
+        yield had_bars
     finally:
-        if had_bar:
+        if had_bars:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-    write_description(folder, model, tokenizer)
 
 
 def write_description(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> None:

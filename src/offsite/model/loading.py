@@ -130,6 +130,8 @@ def load(word: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     Weights come from safetensors in the checkpoint's own precision; no pickle is opened and no code of the
     checkpoint is run. What is missing, broken or no causal language model is a UserError.
     """
+    from offsite.model.modes import move
+
     where = resolve(word)
     fit.refuse_bundle(word, where)
     fit.refuse_lora(word, Path(where))
@@ -141,8 +143,8 @@ def load(word: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         config = _config(word, where)
         tokenizer = _tokenizer(word, where)
         model = _weights(word, where, config)
-    model.to(device())  # type: ignore[arg-type]
-    model.eval()  # type: ignore[no-untyped-call]
+    move(model, device())
+    model.train(False)
     return model, tokenizer
 
 
@@ -283,6 +285,8 @@ def _weights(word: str, where: str, config: PreTrainedConfig) -> PreTrainedModel
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
+    from offsite.model.modes import move
+
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             where,
@@ -302,7 +306,7 @@ def _weights(word: str, where: str, config: PreTrainedConfig) -> PreTrainedModel
     model: PreTrainedModel = loaded[0]
     fit.refuse_misfit(word, loaded[1])
     fit.refuse_surplus(word, loaded[1])
-    return model if fit.is_usable(model.dtype) else model.float()  # type: ignore[no-untyped-call]
+    return model if fit.is_usable(model.dtype) else move(model, torch.float32)
 
 
 def _precision(config: PreTrainedConfig) -> Any:
@@ -331,17 +335,16 @@ def _quiet(*, bars: bool) -> Iterator[None]:
     from huggingface_hub.utils.tqdm import enable_progress_bars
     from transformers.utils import logging
 
+    from offsite.model.checkpoint import without_bars
+
     level, hub_level = logging.get_verbosity(), hub.get_verbosity()
-    had_bars = logging.is_progress_bar_enabled()
     logging.set_verbosity(levels.ERROR)
     hub.set_verbosity(levels.ERROR)
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the hub's too
-    if bars and had_bars:
-        enable_progress_bars()
     try:
-        yield
+        with without_bars() as had_bars:
+            if bars and had_bars:
+                enable_progress_bars()
+            yield
     finally:
         logging.set_verbosity(level)
         hub.set_verbosity(hub_level)
-        if had_bars:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]

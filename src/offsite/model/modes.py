@@ -10,6 +10,12 @@ from torch import nn
 from transformers import PreTrainedModel
 
 
+def move(model: PreTrainedModel, where: torch.device | torch.dtype) -> PreTrainedModel:
+    """Move a model, in place, to a device, or cast it to a type."""
+    type(model).to(model, where)  # as a method it is typed without its `self`
+    return model
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Switch dropout off within; restore each module's mode afterwards."""

@@ -86,7 +86,7 @@ def curvature(
     with frozen(model), _watching(decoder, wanted) as watched:
         parts = batches(tokens)
         for batch in track(parts, "Reading the text", len(parts)):
-            _loss(model, batch.to(model.device), chance).backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(_loss(model, batch.to(model.device), chance))
     results = {layer: _results(watched[layer], tokens.numel()) for layer in wanted}
     for layer, curvatures in results.items():
         check_numbers(layer, curvatures)

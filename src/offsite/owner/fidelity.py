@@ -137,7 +137,7 @@ def _gradient(model: PreTrainedModel, split: Split, tokens: Tensor, advance: Adv
             pairs = zip(adapter.items(), leaves, strict=True)
             placed = {name: leaf.to(old.dtype) for (name, old), leaf in pairs}
             loss = _loss(model, placed, batch.to(model.device))
-            loss.backward(inputs=leaves)  # type: ignore[no-untyped-call]
+            torch.autograd.backward(loss, inputs=leaves)
             total += loss.item()
             advance(len(batch), "")
     count = len(tokens) * (tokens.shape[1] - 1)

@@ -208,7 +208,7 @@ class _Training:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * self._rate()
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         self.optimizer.step()
         return float(loss.detach())
 

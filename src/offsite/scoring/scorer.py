@@ -170,8 +170,8 @@ def _head_at(model: PreTrainedModel, wanted: Tensor) -> Iterator[None]:
     def pick(_: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
         return (given[0][wanted[:, 0], wanted[:, 1]][None],)
 
-    head: nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    hook = head.register_forward_pre_hook(pick)
+    head: Callable[[], nn.Module] = model.get_output_embeddings
+    hook = head().register_forward_pre_hook(pick)
     try:
         yield
     finally:

@@ -103,8 +103,9 @@ def _wrong_range(node: nodes.Node) -> str:
     numbers = [part for part in getattr(node, "args", ()) or () if isinstance(part, nodes.Const)]
     if _is_range(node) and any(number.value > _LONGEST_RANGE for number in numbers):
         return f"has a range above {_LONGEST_RANGE}"
-    loops = isinstance(node, nodes.For) and any(map(_is_range, _within(node.iter)))
-    if loops and any(_is_range(inner) for part in node.body for inner in _within(part)):  # type: ignore[attr-defined]
+    if not isinstance(node, nodes.For) or not any(map(_is_range, _within(node.iter))):
+        return ""
+    if any(_is_range(inner) for part in node.body for inner in _within(part)):
         return "has a range within a range"
     return ""
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
@@ -99,7 +98,7 @@ def flaw(tensor: Tensor) -> str:
     if tensor.dtype == torch.float16:  # computed with as float32, where none of its values is denormal
         return ""
     smallest = torch.finfo(tensor.dtype).tiny
-    chunks: Sequence[Tensor] = tensor.detach().reshape(-1).split(_CHUNK)  # type: ignore[no-untyped-call]
+    chunks = torch.split(tensor.detach().reshape(-1), _CHUNK)
     count = sum(int(((chunk != 0) & (chunk.abs() < smallest)).sum()) for chunk in chunks)
     return "a flood of denormal numbers" if count > _MOST_DENORMAL * tensor.numel() else ""
 

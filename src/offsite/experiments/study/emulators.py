@@ -13,6 +13,7 @@ from offsite.data import tasks
 from offsite.experiments.compare import Bench
 from offsite.experiments.study.chain import Chain
 from offsite.files.atomic import remove
+from offsite.model.modes import move
 from offsite.owner.compress import assemble, profile_of, serving
 from offsite.owner.distill import align
 from offsite.owner.methods.base import Method
@@ -87,7 +88,7 @@ class EmulatorMaker:
             emulator.save(saved)
             remove(work)
         kept = Emulator.load(saved, allow_large=True)  # made here
-        emulator.model = kept.model.to(here.model.device)  # type: ignore[arg-type]
+        emulator.model = move(kept.model, here.model.device)
         emulator.digest = kept.digest  # by which an interrupted tuning knows it again
 
     def _home(self, method: Method) -> Path:

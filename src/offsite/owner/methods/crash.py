@@ -52,7 +52,7 @@ class Crash(Method):
         kept = [(group.start + group.stop - 1) // 2 for group in clusters]
         if not self.share:
             return tuple(Place(middle[i]) for i in kept)
-        nearest = (min(kept, key=lambda k, i=i: abs(k - i)) for i in range(len(middle)))  # type: ignore[misc]
+        nearest = (min((abs(k - i), k) for k in kept)[1] for i in range(len(middle)))
         return tuple(Place(middle[i]) for i in nearest)
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType, ModuleType
+from typing import Any
 
 _ROOMS = ("offsite.owner", "offsite.model")  # what decides numbers; the rest reads, writes and reports
 
@@ -51,11 +52,11 @@ def _origins(module: ModuleType) -> Iterator[str]:
             yield origin
 
 
-def _source(thing: object) -> str:
+def _source(thing: Any) -> str:
     """Return the source of a class, function or module; without a file, what a function compiles to."""
-    thing = inspect.unwrap(getattr(thing, "__func__", thing))  # type: ignore[arg-type]
+    thing = inspect.unwrap(getattr(thing, "__func__", thing))
     try:
-        return inspect.getsource(thing)  # type: ignore[arg-type]
+        return inspect.getsource(thing)
     except (OSError, TypeError):
         code = getattr(thing, "__code__", None)
         return repr(_compiled(code)) if code else getattr(thing, "__qualname__", "")
