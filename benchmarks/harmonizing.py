@@ -29,7 +29,7 @@ from transformers import PreTrainedModel
 
 from importance import block_influence, gradient_norm, likeness  # the benchmark beside this one
 from offsite.data import tasks
-from offsite.data.encoding import blocks
+from offsite.data.blocks import blocks
 from offsite.files.atomic import write_text
 from offsite.model import loading
 from offsite.model.decoder import Decoder

@@ -21,7 +21,7 @@ from torch.nn.functional import cosine_similarity
 from transformers import PreTrainedModel
 
 from offsite.data import tasks
-from offsite.data.encoding import blocks
+from offsite.data.blocks import blocks
 from offsite.model import loading
 from offsite.model.decoder import Decoder
 from offsite.model.precision import autocast

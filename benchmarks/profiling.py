@@ -31,7 +31,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 from memory import Peak  # beside this file
 from offsite import Split, load
 from offsite.data import tasks
-from offsite.data.encoding import blocks
+from offsite.data.blocks import blocks
 from offsite.model.decoder import Decoder
 from offsite.model.precision import autocast
 from offsite.owner import curvature

@@ -22,7 +22,8 @@ from offsite.docstrings import document
 if TYPE_CHECKING:
     from offsite.bundles.adapter import Adapter
     from offsite.bundles.emulator import Emulator
-    from offsite.data.encoding import IGNORED, Encoded, Prepared, blocks, encode, prepare
+    from offsite.data.blocks import blocks
+    from offsite.data.encoding import IGNORED, Encoded, Prepared, encode, prepare
     from offsite.data.examples import Example, Question
     from offsite.data.tasks import Task, examples, texts
     from offsite.data.tasks import load as load_task
@@ -68,7 +69,7 @@ _HOME = {
     "Tuned": "data_owner.tune",
     "UserError": "errors",
     "answer_loss": "training.batches",
-    "blocks": "data.encoding",
+    "blocks": "data.blocks",
     "build": "owner.build",
     "compare": "experiments.compare",
     "compress": "owner.compress",

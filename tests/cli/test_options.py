@@ -11,6 +11,8 @@ import pytest
 MISTYPED = {
     "compress smolm2-135m -o O": "smollm2-135m",
     "compress smollm2-135m -o O --text wikipedai": "wikipedia",
+    "profile smollm2-135m -o O --text wikipedia,mixtrue": "mixture",
+    "profile smollm2-135m -o O --text mixture:-arc_esay": "arc_easy",
     "profile smolm2-135m -o O": "smollm2-135m",
     "frontier smollm2-135m --tasks arc_esay -o O": "arc_easy",
     "compare smolm2-135m E --tasks arc_easy -o O": "smollm2-135m",

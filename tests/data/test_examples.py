@@ -10,7 +10,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from offsite.data.encoding import IGNORED, blocks, encode
+from offsite.data.blocks import blocks
+from offsite.data.encoding import IGNORED, encode
 from offsite.data.examples import Example, Piece, Question, read_examples, read_questions
 from offsite.errors import UserError
 from offsite.untrusted import chat_renderer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from offsite.data import tasks
-from offsite.data.encoding import blocks
+from offsite.data.blocks import blocks
 from offsite.model import loading
 from offsite.model.split import Split
 from offsite.owner.build import build, keep_of

@@ -7,7 +7,7 @@ import torch
 
 from offsite.bundles.emulator import Emulator
 from offsite.data import tasks
-from offsite.data.encoding import blocks
+from offsite.data.blocks import blocks
 from offsite.model import loading
 from offsite.model.split import Split
 from offsite.owner.blueprint import raw

@@ -126,7 +126,7 @@ _hooked = []
 def write(home):
     """The model, private data and public text; the same model and text under the names that need no network."""
     from offsite.data.tasks import cache as shelf
-    from offsite.data.tasks import definition as recipe
+    from offsite.data.tasks import definition
     from tests.cli.conftest import write_jsonl
     from tests.families import tiny_model, tiny_tokenizer
 
@@ -144,9 +144,11 @@ def write(home):
         for i in range(6)
     ]
     write_jsonl(home / "questions.jsonl", questions)
-    shelf.put(recipe.texts()["wikipedia"], "train", "wheel: here", "", [{"text": text}])
+    shelf.put(definition.texts()["wikipedia"], "train", "wheel: here", "", [{"text": text}])
     for split in ("train", "test"):
-        shelf.put(recipe.questions()["arc_easy"], split, "wheel: here", "", questions * 4)
+        for name in definition.mixtures()["mixture"].turns:
+            if task := definition.questions().get(name):
+                shelf.put(task, split, "wheel: here", "", questions * 4)
     study = {"model": str(home / "model"), "methods": ["uniform"], "keeps": 0.5, "steps": 2, "limit": 2}
     study |= {"tasks": "questions.jsonl", "train": "data.jsonl", "text": "text.txt"}
     (home / "recipe.yaml").write_text(json.dumps(study))  # which is YAML too

@@ -17,7 +17,8 @@ import transformers as t
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from offsite.data.encoding import blocks, encode
+from offsite.data.blocks import blocks
+from offsite.data.encoding import encode
 from offsite.errors import UserError
 from offsite.untrusted import sandbox, tokenize
 from offsite.untrusted.tokenize import encode_batch, mark_untrusted, token_ids

@@ -100,7 +100,8 @@ def command(
         if dry_run:
             _plan(recipe, cache or beside(out, ".stages"), json)
             return
-        read = [first, recipe.model, *recipe.tasks, recipe.train or recipe.text, recipe.text]
+        read = [first, recipe.model, *recipe.tasks, recipe.train or recipe.model]
+        read += recipe.text.split(",")
         output(out, force, [*read, *([cache] if cache else [])])
         with stages(cache, beside(out, ".stages"), _resumable) as work:
             _study(recipe, out, work, json)

@@ -12,6 +12,7 @@ import typer
 from offsite.cli.options import Blocks, Force, Json, Length, Model, Seed, Text
 from offsite.cli.profile import Knobs, Methods, Profiles, has_parts
 from offsite.cli.shell import beside, console, emit, leftovers, outputs, staged_with
+from offsite.data import DEFAULT_TEXT
 
 if TYPE_CHECKING:
     from offsite.bundles.emulator import Emulator
@@ -53,7 +54,7 @@ def command(
     knobs: Knobs = None,
     bottom: Bottom = None,
     top: Top = None,
-    text: Text = "wikipedia",
+    text: Text = DEFAULT_TEXT,
     blocks: Blocks = None,
     length: Length = None,
     distill: Annotated[
@@ -68,7 +69,7 @@ def command(
     json: Json = False,
 ) -> None:
     """Profile, plan, build, save the bundle and the owner's receipt."""
-    read: list[str | Path] = [model, text, *(profiles or [])]
+    read: list[str | Path] = [model, *text.split(","), *(profiles or [])]
     private = outputs(out, receipt, force, read)
     from offsite.model import loading
     from offsite.model.split import Split

@@ -53,9 +53,10 @@ def story(out: Path, quick: bool) -> list[list[str]]:
     adapter, tuned = str(out / "adapter"), str(out / "tuned-model")
     asked = ["--tasks", "arc_easy", "--limit", limit]
     budget = ["--steps", steps]
+    read = ["--method", "gradot", "--text", "mixture:-arc_easy"]  # which is tuned on and scored
     return [
         ["fetch", model],
-        ["profile", model, "-o", profile, "--method", "gradot", *(["--blocks", "8"] if quick else [])],
+        ["profile", model, "-o", profile, *read, *(["--blocks", "8"] if quick else [])],
         ["compress", model, "-o", emulator, "--profile", profile, "--keep", "0.7"],
         ["inspect", emulator],
         ["tune", emulator, "--data", "arc_easy", "-o", adapter, *budget],

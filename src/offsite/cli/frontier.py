@@ -14,6 +14,7 @@ from offsite.cli.options import Force, Json, Limit, Model, Rank, Seed, Stages, T
 from offsite.cli.profile import Knobs, Methods, Profiles, has_parts
 from offsite.cli.shell import beside, console, emit, output, stages
 from offsite.cli.tables import frontier_table
+from offsite.data import DEFAULT_TEXT
 from offsite.files.atomic import staged, write_json
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def command(
     min_gap: Gap = None,
     max_loss: Loss = None,
     most: Most = 6,
-    text: Text = "wikipedia",
+    text: Text = DEFAULT_TEXT,
     blocks: Blocks = 16,
     length: Length = 128,
     profile_blocks: ProfileBlocks = None,
@@ -115,7 +116,8 @@ def command(
     """Estimate the grid, score, answer; write frontier.json, report.html and the emulator that is chosen."""
     named = words(task_names)
     data = train or named[0]
-    output(out, force, [model, text, *(profiles or []), *named, data, *([cache] if cache else [])])
+    output(out, force, [model, *text.split(","), *(profiles or []), *named, data, *([cache] if cache else [])])
+    from offsite.data import tasks
     from offsite.data_owner.tune import TuneConfig
     from offsite.experiments.compare import Bench, Cache, Experiment
     from offsite.experiments.frontier import Wish, explore
@@ -123,6 +125,7 @@ def command(
     from offsite.model import loading
     from offsite.owner.profile import Profile
 
+    text = tasks.without(text, [*named, data])
     wish = Wish(min_gap, None if max_loss is None else share(max_loss))
     config = TuneConfig(steps=steps, lr=lr, lora_rank=lora_rank, seed=seed)
     loaded = {folder: Profile.load(folder) for folder in profiles or []}
@@ -139,7 +142,7 @@ def command(
         candidates = [serve.candidate(grid, point) for point in settings]
         found = explore(whole, tokenizer, candidates, tokens, experiment, work=work, most=most, wish=wish)
         notes = Bench(whole, tokenizer, candidates[0].split, Cache(work)).notes(experiment)
-        results = _results(about, found, notes, seed)
+        results = _results(about, found, [*notes, *tasks.left_out([text])], seed)
         _write(results, found, serve, grid, out)
     emit(results, json, lambda: _show(results, found, out))
 

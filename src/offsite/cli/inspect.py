@@ -13,6 +13,7 @@ from rich.text import Text
 from offsite.cli import audits
 from offsite.cli.options import AnyBundle, Json, Large, a_model, a_task, a_text
 from offsite.cli.shell import console, emit
+from offsite.data import DEFAULT_TEXT
 
 if TYPE_CHECKING:
     from offsite.audit import EmulatorAudit
@@ -42,8 +43,8 @@ def command(
         ),
     ] = None,
     text: Annotated[
-        str, typer.Option(callback=a_text, help="For --against: wikipedia, wikitext2 or a file.")
-    ] = "wikipedia",
+        str, typer.Option(callback=a_text, help="For --against: public texts, separated by commas.")
+    ] = DEFAULT_TEXT,
     blocks: Annotated[
         int, typer.Option(min=1, help="For --against: number of blocks, from the text's end.")
     ] = 16,

@@ -81,7 +81,7 @@ def some_tasks(listed: str) -> None:
 
 @_checked
 def a_text(word: str) -> None:
-    """Check the name or file of a public text."""
+    """Check names and files of public texts, separated by commas."""
     from offsite.data import tasks
 
     tasks.check_text(word)
@@ -99,7 +99,14 @@ Train = Annotated[
     str | None,
     typer.Option(callback=a_task, help="Training data: a file or a task [default: the first of --tasks]."),
 ]
-Text = Annotated[str, typer.Option(callback=a_text, help="Public text: wikipedia, wikitext2 or a file.")]
+Text = Annotated[
+    str,
+    typer.Option(
+        callback=a_text,
+        help="Public texts, separated by commas; each gives as many blocks: mixture (running text, and "
+        "questions in many formats; mixture:-sciq leaves a task out), wikipedia, wikitext2, a task or a file.",
+    ),
+]
 Blocks = Annotated[
     int | None, typer.Option(min=1, help="Number of text blocks to read [default: the method's].")
 ]

@@ -10,6 +10,7 @@ import typer
 
 from offsite.cli.options import Blocks, Force, Json, Length, Model, Seed, Text
 from offsite.cli.shell import beside, console, emit, leftovers, output
+from offsite.data import DEFAULT_TEXT
 from offsite.owner.methods import DEFAULT, METHODS
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ HELP = """Model owner: measure a model with a compression method, once for every
 
 After an interruption the same command resumes.
 
-Example: `offsite profile smollm2-135m --method gradot --text wikipedia -o profile/`
+Example: `offsite profile smollm2-135m --method gradot --text mixture:-arc_easy -o profile/`
 
 Another: `offsite profile smollm2-135m --method scaleot --steps 300 -o scaleot-profile/`
 """
@@ -48,7 +49,7 @@ def command(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Training steps, for methods that train [default: the method's].")
     ] = None,
-    text: Text = "wikipedia",
+    text: Text = DEFAULT_TEXT,
     blocks: Blocks = None,
     length: Length = None,
     bottom: Annotated[int, typer.Option(help="Adapter layers nearest the embeddings.")] = 2,
@@ -58,7 +59,7 @@ def command(
     json: Json = False,
 ) -> None:
     """Read the text, profile, save."""
-    output(out, force, [model, text])
+    output(out, force, [model, *text.split(",")])
     from offsite.files.atomic import staged
     from offsite.model import loading
     from offsite.model.split import Split
@@ -96,11 +97,12 @@ def _report(profile: Profile, path: Path, model: str, text: str) -> Path | None:
     if find_spec("plotly") is None:  # the profile is complete without it
         typer.echo("No report: that needs plotly, `pip install 'offsite[report]'`.", err=True)
         return None
+    from offsite.data.tasks import label
     from offsite.report.training import write_training
 
     name, split = Path(model).resolve().name, profile.split  # a page that names no folder of this machine
     facts = {"Model": name, "Method": profile.method, "Middle layers": str(len(profile.middle))}
-    facts |= {"Adapter layers": f"{split.bottom} bottom, {split.top} top", "Text": Path(text).name}
+    facts |= {"Adapter layers": f"{split.bottom} bottom, {split.top} top", "Text": label(text)}
     for knob in ("steps", "rank", "seed"):
         facts |= {knob.capitalize(): str(profile.knobs[knob])} if knob in profile.knobs else {}
     return write_training(path, title=name, layers=profile.middle, facts=facts, **curves.lists())

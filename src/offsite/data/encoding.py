@@ -21,7 +21,6 @@ from offsite.progress import bar
 from offsite.untrusted.tokenize import Tokens, encode_batch, refused, token_ids
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100
@@ -165,34 +164,6 @@ def _count(ids: Sequence[int], text: str, tokenizer: PreTrainedTokenizerBase, sp
     return len(ids) - (added and not text.endswith(str(tokenizer.eos_token)))
 
 
-def blocks(
-    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, length: int, count: int | None
-) -> torch.Tensor:
-    """The `texts` joined by EOS and cut into `count` equal blocks (all there are for None): (count, length).
-
-    Each block begins with the BOS that the tokenizer would put there, if it puts any.
-
-    Raises:
-        UserError: fewer blocks in the texts than wanted, or none.
-    """
-    import torch
-
-    start = _bos(tokenizer)
-    body = length - len(start)
-    if body < 1:
-        raise UserError(f"A block of {length} tokens has no room for text; make it longer.")
-    wanted = None if count is None else count * body
-    ids = _stream(texts, tokenizer, wanted)
-    found = len(ids) // body
-    if found < (1 if count is None else count):
-        raise UserError(
-            f"The text makes {found} blocks of {length} tokens where {count or 1} are wanted; "
-            "give more text, or ask for fewer or shorter blocks."
-        )
-    rows = torch.tensor(ids[: (count or found) * body], dtype=torch.long).view(-1, body)  # (count, body)
-    return torch.cat([torch.tensor([start], dtype=torch.long).expand(len(rows), -1), rows], dim=1)
-
-
 # --- one example ------------------------------------------------------------------------------------------
 
 
@@ -329,21 +300,3 @@ def _fitted(
     for start in range(head, len(ids), body):
         part = slice(start, start + body)
         yield Encoded(ids[:head] + ids[part], labels[:head] + labels[part])
-
-
-def _bos(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    first = token_ids(tokenizer, [""])[0][:1]
-    return first if first == [tokenizer.bos_token_id] else []
-
-
-def _stream(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, wanted: int | None) -> list[int]:
-    """The texts' ids with an EOS after each; no further than `wanted` of them."""
-    eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    ids: list[int] = []
-    with bar("Tokenising", len(texts)) as advance:
-        for text in texts:
-            if wanted is not None and len(ids) >= wanted:
-                break
-            ids += token_ids(tokenizer, [text], special=False)[0] + eos
-            advance(1, "")
-    return ids

@@ -11,8 +11,8 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from offsite.bundles.emulator import Emulator
-from offsite.data import tasks
-from offsite.data.encoding import blocks as cut
+from offsite.data import DEFAULT_TEXT, tasks
+from offsite.data.blocks import blocks as cut
 from offsite.errors import UserError
 from offsite.files.atomic import staged
 from offsite.model.decoder import Decoder, check_length, longest
@@ -28,8 +28,6 @@ from offsite.owner.receipt import write_receipt
 
 KEEP = 0.7
 """The share of the middle that is stored where nobody says another."""
-TEXT = "wikipedia"
-"""The public text that is read where nobody says another."""
 DISTILL = "distill"
 """The key of the distillation's folder in `work`."""
 
@@ -72,7 +70,7 @@ def compress(
     *,
     split: Split | None = None,
     profiles: Sequence[Profile] = (),
-    text: str = TEXT,
+    text: str | Sequence[str] = DEFAULT_TEXT,
     blocks: int | None = None,
     length: int | None = None,
     distill: int = 0,
@@ -83,7 +81,8 @@ def compress(
 
     `methods` is a name such as `gradot`, a chain such as `scaleot+gradot`, or methods with their knobs set; by
     default those of the `profiles`, or else the default method. A method without a profile reads the public
-    `text`, a name or a file, in `blocks` of `length` tokens (default: the method's numbers). `distill` is a
+    `text` in `blocks` of `length` tokens (default: the method's numbers); its names and files are as of
+    `offsite.texts`. `distill` is a
     number of steps. `work` names the folders from which interrupted work goes on: a profile's under its
     method's name, the distillation's under `distill`.
 
@@ -134,7 +133,7 @@ def profile_of(
     method: Method,
     split: Split | None = None,
     *,
-    text: str = TEXT,
+    text: str | Sequence[str] = DEFAULT_TEXT,
     work: Path | None = None,
     blocks: int | None = None,
     length: int | None = None,

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from offsite.bundles import bundle
 from offsite.bundles.emulator import Emulator
-from offsite.data.encoding import blocks
+from offsite.data.blocks import Source, blocks
 from offsite.model.decoder import Decoder, longest, output_at, own
 from offsite.model.harmonizers import harmonizer_tensors
 from offsite.training.batches import Batch
@@ -69,13 +69,19 @@ def distill(
 
 
 def align(
-    emulator: Emulator, model: PreTrainedModel, texts: Sequence[str], *, steps: int, seed: int, work: Path
+    emulator: Emulator,
+    model: PreTrainedModel,
+    texts: Source | Sequence[str],
+    *,
+    steps: int,
+    seed: int,
+    work: Path,
 ) -> None:
     """`distill` for so many `steps`, each on new blocks of the `texts` while they last; goes on from `work`."""
     assert emulator.tokenizer is not None, "the owner's emulators come with one"
     config = DistillConfig(steps=steps, seed=seed, length=min(DistillConfig.length, longest(model)))
     count = config.steps * config.batch_size
-    tokens = blocks(texts, emulator.tokenizer, config.length, None)[:count]
+    tokens = blocks(texts, emulator.tokenizer, config.length, count, fewer=True)
     distill(emulator, model, tokens, config, work=work, resume=True)
 
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from offsite.bundles import bundle
 from offsite.bundles.adapter import adapter_tensors
 from offsite.bundles.emulator import Emulator
-from offsite.data.encoding import blocks
+from offsite.data.blocks import Source, blocks
 from offsite.errors import UserError
 from offsite.model.decoder import Decoder, check_length
 from offsite.model.modes import evaluating
@@ -89,21 +89,17 @@ def fidelity(
     return Fidelity(min(cosine, 1.0), sqrt(_dot(ours, ours)) / norms[1], loss, full_loss)
 
 
-def held_out(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, length: int, count: int) -> Tensor:
+def held_out(
+    texts: Source | Sequence[str], tokenizer: PreTrainedTokenizerBase, length: int, count: int
+) -> Tensor:
     """Return the last `count` blocks of `texts`, (count, length): methods are calibrated on the first ones.
 
     Raises:
-        UserError: as `text.blocks`.
+        UserError: as `blocks`.
     """
     if min(count, length) < 1:
         raise UserError(f"There are no {count} blocks of {length} tokens; ask for one or more of each.")
-    found = blocks(texts[-count * length :], tokenizer, length, None)  # a text is a token or more
-    if len(found) < count:
-        raise UserError(
-            f"The text makes {len(found)} blocks of {length} tokens where {count} are wanted; "
-            "give more text, or ask for fewer or shorter blocks."
-        )
-    return found[-count:]
+    return blocks(texts, tokenizer, length, count, last=True)
 
 
 def _check_tokens(model: PreTrainedModel, tokens: Tensor) -> None:

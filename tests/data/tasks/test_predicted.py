@@ -28,7 +28,7 @@ def test_wikitext_is_predicted_on_its_test_split_and_learnt_on_its_train_split(s
     assert (task.scoring, task.questions, task.texts) == ("perplexity", (), (" = A = \n", " = B = \n"))
     assert task.source == "hub: there"
     assert task.first(1).texts == (" = A = \n",)
-    assert tasks.texts("wikitext2") == [shelved, "short\n"]
+    assert tasks.texts("wikitext2").texts == (shelved, "short\n")
     learnt = tasks.examples("wikitext2")
     assert "".join(example.text for example in learnt) == shelved + "short\n"
     assert all(len(example.text) <= 1500 and example.text.endswith("\n") for example in learnt)

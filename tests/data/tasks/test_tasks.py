@@ -54,13 +54,17 @@ def test_an_unknown_word_is_refused(word, said):
 def test_an_unknown_text_is_refused_with_the_nearest():
     with pytest.raises(UserError, match="'wikipdia' is neither a text nor a file; did you mean 'wikipedia'"):
         tasks.texts("wikipdia")
+    with pytest.raises(UserError, match="'arc_esay', which mixture is to leave out, is no task; did you mean"):
+        tasks.check_text("wikipedia,mixture:-arc_esay")
+    with pytest.raises(UserError, match="a blank word in the text"):
+        tasks.check_text("wikipedia,")
 
 
 def test_a_text_file_is_one_text_and_a_data_file_one_per_row(tmp_path):
     (tmp_path / "a.txt").write_text("one\n\ntwo größe\n", "utf-8")
-    assert tasks.texts(str(tmp_path / "a.txt")) == ["one\n\ntwo größe\n"]
+    assert tasks.texts(str(tmp_path / "a.txt")).texts == ("one\n\ntwo größe\n",)
     rows = {"text": "t"}, {"prompt": "p ", "completion": "c"}
-    assert tasks.texts(_write(tmp_path / "a.jsonl", *rows)) == ["t", "p c"]
+    assert [row.text for row in tasks.texts(_write(tmp_path / "a.jsonl", *rows)).rows] == ["t", "p c"]
     (tmp_path / "b.txt").write_text(" \n")
     with pytest.raises(UserError, match=r"b\.txt holds no text"):
         tasks.texts(str(tmp_path / "b.txt"))
@@ -96,7 +100,7 @@ def test_the_real_splits_have_their_published_sizes_and_do_not_overlap(name):
 
 @pytest.mark.slow
 def test_the_real_wikipedia_is_passages_each_once():
-    found = tasks.texts("wikipedia")
+    found = tasks.texts("wikipedia").texts
     assert len(found) == len(set(found)) == 7929
     assert not any("\nQuestion: " in text for text in found)
     assert sum(map(len, found)) > 4_000_000

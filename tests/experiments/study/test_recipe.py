@@ -77,6 +77,15 @@ def test_what_is_set_goes_over_the_file(tmp_path):
     assert (recipe.steps, recipe.lr, recipe.seeds, recipe.tasks) == (3, 1e-4, (1, 2), ("sciq",))
 
 
+def test_texts_are_listed_and_a_mixture_leaves_each_cells_own_task_out():
+    asked = {"model": "hub/tiny", "methods": ["gradot", "uniform"], "tasks": ["arc_easy", "sciq", "race"]}
+    recipe = Recipe.model_validate(asked)
+    assert recipe.texts == ["mixture:-arc_easy", "mixture:-sciq", "mixture"]
+    listed = Recipe.model_validate(asked | {"text": ["wikipedia", "mixture"], "train": "piqa"})
+    assert listed.texts == ["wikipedia,mixture:-arc_easy:-piqa:-sciq"]
+    assert Recipe.model_validate(asked | {"methods": "uniform"}).texts == []
+
+
 def test_methods_are_words_mappings_chains_and_distilled():
     methods = [
         "gradot-paper",

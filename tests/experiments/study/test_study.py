@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from offsite.data.tasks import examples, load
+from offsite.data.tasks import cache as shelf
+from offsite.data.tasks import definition, examples, load
 from offsite.data_owner.tune import TuneConfig
 from offsite.errors import UserError
 from offsite.experiments import compare
 from offsite.experiments.compare import Bench, Cache, Experiment
 from offsite.experiments.study import forecast as module
+from offsite.experiments.study import run
 from offsite.experiments.study.forecast import forecast
 from offsite.experiments.study.run import Study
 from offsite.model.split import Split
@@ -111,7 +115,7 @@ def test_a_distilled_emulator_is_known_again(recipe, tokenizer, tmp_path):
     asked = recipe(methods=["uniform~2"])
     digests = set()
     for _ in range(2):
-        emulators = Study(asked, tiny_model("llama"), tokenizer, tmp_path / "work").emulators
+        emulators = Study(asked, tiny_model("llama"), tokenizer, tmp_path / "work").emulators(asked.text)
         digests.add(emulators.emulator(asked.chains[0], 0.5, 0).digest)
     assert len(digests) == 1
     assert "" not in digests
@@ -252,6 +256,26 @@ def test_a_cell_that_fails_costs_itself_only_and_is_told(recipe, tokenizer, tmp_
     assert note in table.markdown()
     with pytest.raises(UserError, match="The tuning ran away"):
         run(recipe(methods=["uniform"], seeds=[0]), tiny_model("llama"), tokenizer, tmp_path / "work")
+
+
+def test_a_mixture_is_read_without_the_task_that_is_scored_and_the_results_say_so(
+    recipe, tokenizer, tmp_path, cache
+):
+    for name in set(definition.mixtures()["mixture"].turns):
+        if text := definition.texts().get(name):
+            words = " ".join(f"w{n % 90 + 9}" for n in range(9000))
+            shelf.put(text, "train", "wheel: here", "", [{"text": words}])
+            continue
+        rows = [{"prompt": f"w{n % 90 + 9}", "choices": [f"w{n}", "w5 w6"], "answer": 1} for n in range(9, 99)]
+        for split in ("train", "test"):
+            shelf.put(definition.questions()[name], split, "wheel: here", "", rows)
+    read = {"text": "mixture", "blocks": 8, "length": 9}
+    asked = recipe(tasks=["arc_easy", "sciq"], methods=["src:beta=0.5"], seeds=[0], **read)
+    results = run(asked, tiny_model("llama"), tokenizer, tmp_path / "work")
+    (note,) = [note for note in results["notes"] if "mixture" in note]
+    assert note.endswith("scored or trained on: mixture:-arc_easy, mixture:-sciq.")
+    cards = [json.loads(file.read_text()) for file in (tmp_path / "work").glob("profiles/*/*/profile.json")]
+    assert sorted(card["text"] for card in cards) == ["mixture:-arc_easy", "mixture:-sciq"]
 
 
 def test_a_seed_that_a_method_names_stays(recipe):

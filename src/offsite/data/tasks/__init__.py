@@ -11,12 +11,14 @@ from offsite.data.rows import check_file, is_data_file, read_utf8
 from offsite.data.tasks import cache
 from offsite.data.tasks import definition as definitions
 from offsite.data.tasks.definition import Scoring, Split
-from offsite.data.tasks.fetch import fetched
+from offsite.data.tasks.fetch import fetched, question_of
+from offsite.data.tasks.sources import check_text, label, left_out, listed, not_blank, parts_of, texts, without
 from offsite.errors import UserError, did_you_mean
 
 __all__ = [
     "Question", "Scoring", "Split", "Task",
-    "at_hand", "check", "check_text", "examples", "load", "names", "texts",
+    "at_hand", "check", "check_text", "examples", "label", "left_out", "listed", "load", "names", "texts",
+    "without",
 ]  # fmt: skip
 
 _STRETCH = 1500  # characters: some 350 tokens, which a tuning takes whole
@@ -60,7 +62,7 @@ def load(word: str, split: Split) -> Task:
         return _predicted(word, split)
     head, rows = fetched(definition, split)
     assert definition.scoring is not None
-    return Task(word, tuple(map(_question, rows)), definition.scoring, head.note, head.source)
+    return Task(word, tuple(map(question_of, rows)), definition.scoring, head.note, head.source)
 
 
 def examples(word: str) -> list[Example]:
@@ -80,21 +82,6 @@ def examples(word: str) -> list[Example]:
     return [question.example(f"{word}, row {number}") for number, question in enumerate(found.questions, 1)]
 
 
-def texts(word: str) -> list[str]:
-    """Public text: `wikitext2`, `wikipedia`, a `.txt` file (one text), or the rows of a data file.
-
-    Raises:
-        UserError: as `load`.
-    """
-    definition = definitions.texts().get(word)
-    if definition is not None:
-        return [str(row["text"]) for row in fetched(definition, "train")[1]]
-    path = _text_file(word)
-    if path.suffix.lower() == ".txt":
-        return [_not_blank(read_utf8(path), path)]
-    return [example.text for example in read_examples(path)]
-
-
 def check(word: str) -> None:
     """Refuse, before any work, a word for which `load` would find neither a task nor a file."""
     if word not in _known():
@@ -102,18 +89,19 @@ def check(word: str) -> None:
 
 
 def at_hand(word: str) -> bool:
-    """Whether all of a task, or of a public text, is found without asking anyone."""
-    definition = (definitions.questions() | definitions.texts()).get(word)
-    if definition is None:
-        return Path(word).is_file()
-    splits = {split for origin in definition.origins for split in origin.splits}
-    return all(cache.take(definition, split) for split in splits)
+    """Whether all of a task, or of public text, is found without asking anyone."""
+    known = definitions.questions() | definitions.texts()
+    for name in (part for each in listed(word) for part in parts_of(each)):
+        if name not in known:
+            if not Path(name).is_file():
+                return False
+        elif not all(cache.take(known[name], split) for split in _splits(known[name])):
+            return False
+    return True
 
 
-def check_text(word: str) -> None:
-    """Refuse, before any work, a word for which `texts` would find neither a public text nor a file."""
-    if word not in definitions.texts():
-        check_file(_text_file(word))
+def _splits(one: definitions.TaskDefinition) -> set[Split]:
+    return {split for origin in one.origins for split in origin.splits}
 
 
 def _known() -> dict[str, definitions.TaskDefinition]:
@@ -131,7 +119,7 @@ def _predicted(word: str, split: Split) -> Task:
         return Task(word, (), "perplexity", head.note, head.source, told)
     path = _file(word, "task", _known())
     if path.suffix.lower() == ".txt":
-        whole = (_not_blank(read_utf8(path), path),)
+        whole = (not_blank(read_utf8(path), path),)
         return Task(path.stem, (), "perplexity", source=f"file: {path.name}", texts=whole)
     return Task(path.stem, tuple(read_questions(path)), source=f"file: {path.name}")
 
@@ -147,25 +135,7 @@ def _stretches(whole: str) -> Iterator[str]:
     yield stretch
 
 
-def _text_file(word: str) -> Path:
-    return _file(word, "text", definitions.texts())
-
-
 def _file(word: str, what: str, known: dict[str, definitions.TaskDefinition]) -> Path:
     if not is_data_file(word):
         raise UserError(f"{word!r} is neither a {what} nor a file; {did_you_mean(word, known)}")
     return Path(word)
-
-
-def _not_blank(whole: str, path: Path) -> str:
-    if not whole.strip():
-        raise UserError(f"{path.name} holds no text; give it some.")
-    return whole
-
-
-def _question(row: dict[str, object]) -> Question:
-    prompt, choices, answer = row["prompt"], row["choices"], row["answer"]
-    assert isinstance(prompt, str)
-    assert isinstance(choices, list)
-    assert isinstance(answer, int)
-    return Question(prompt, tuple(choices), answer)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-from offsite.data.examples import Question
+from offsite.data.examples import Example, Piece, Question
 
 if TYPE_CHECKING:
     from jinja2.sandbox import SandboxedEnvironment
@@ -83,6 +83,45 @@ class TaskDefinition(BaseModel):
         return [origin for origin in self.origins if split in origin.splits]
 
 
+class Format(BaseModel):
+    """How a question with its answer is written: as text, or as two turns of a chat.
+
+    Templates read `question` (without words such as "Question:"), `choices`, `answer`, and `letter`, that of
+    the right choice in a list from A on.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prompt: str = ""
+    """Jinja template of what is read: in a chat, of the user's turn."""
+    answer: str
+    """Jinja template of what is said: in a chat, of the assistant's turn."""
+    chat: bool = False
+
+    def example(self, question: Question) -> Example:
+        """The question in this format."""
+        columns = {
+            "question": _bare(question.prompt),
+            "choices": [choice.strip() for choice in question.choices],
+            "answer": question.choices[question.answer].strip(),
+            "letter": "ABCDEFGHIJ"[question.answer],
+        }
+        prompt, answer = (_render(template, columns) for template in (self.prompt, self.answer))
+        roles = ("user", "assistant") if self.chat else ("", "")
+        return Example((Piece(prompt, False, roles[0]), Piece(answer, True, roles[1])), closed=False)
+
+
+class Mixture(BaseModel):
+    """A public text that is made of others and of tasks' train rows."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    turns: tuple[str, ...]
+    """Texts and tasks in the order in which they give a block each; one that stands there twice gives two."""
+    formats: tuple[Format, ...]
+    """Of the questions."""
+
+
 @functools.cache
 def questions() -> dict[str, TaskDefinition]:
     """The question tasks by name."""
@@ -95,15 +134,33 @@ def texts() -> dict[str, TaskDefinition]:
     return _definitions("texts")
 
 
+@functools.cache
+def mixtures() -> dict[str, Mixture]:
+    """The mixtures by name."""
+    found = {name: yaml.safe_load(raw) for name, raw in _files("texts").items()}
+    return {name: Mixture(**values) for name, values in found.items() if "turns" in values}
+
+
 def _definitions(folder: str) -> dict[str, TaskDefinition]:
-    files = resources.files(__package__).joinpath(folder).iterdir()
-    found = {
-        file.name.removesuffix(".yaml"): file.read_bytes() for file in files if file.name.endswith(".yaml")
-    }
+    found = {name: (raw, yaml.safe_load(raw)) for name, raw in _files(folder).items()}
     return {
-        name: TaskDefinition(name=name, digest=hashlib.sha256(raw).hexdigest()[:16], **yaml.safe_load(raw))
-        for name, raw in sorted(found.items())
+        name: TaskDefinition(name=name, digest=hashlib.sha256(raw).hexdigest()[:16], **values)
+        for name, (raw, values) in found.items()
+        if "origins" in values
     }
+
+
+def _files(folder: str) -> dict[str, bytes]:
+    files = resources.files(__package__).joinpath(folder).iterdir()
+    found = {file.name: file.read_bytes() for file in files if file.name.endswith(".yaml")}
+    return {name.removesuffix(".yaml"): raw for name, raw in sorted(found.items())}
+
+
+def _bare(prompt: str) -> str:
+    """Take from a task's prompt the words that tell question and answer apart."""
+    bare = prompt.strip().removesuffix("Answer:").strip()
+    before, parted, asked = bare.rpartition("Question:")
+    return f"{before.strip()}\n{asked.strip()}".strip() if parted else bare
 
 
 def _grouped(lines: Iterable[str], begins: re.Pattern[str]) -> Iterator[str]:

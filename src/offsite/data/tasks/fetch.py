@@ -8,6 +8,7 @@ import re
 import zipfile
 from collections.abc import Iterable, Iterator
 
+from offsite.data.examples import Question
 from offsite.data.tasks import cache
 from offsite.data.tasks.definition import Columns, Split, TaskDefinition, TaskSource, questions, texts
 from offsite.download.wheels import opened
@@ -99,6 +100,15 @@ def _normal(
         return ({"text": text} for text in origin.texts(rows))
     found = (origin.question(row) for row in rows)
     return ({"prompt": one.prompt, "choices": one.choices, "answer": one.answer} for one in found)
+
+
+def question_of(row: dict[str, object]) -> Question:
+    """The question in a row of the cache."""
+    prompt, choices, answer = row["prompt"], row["choices"], row["answer"]
+    assert isinstance(prompt, str)
+    assert isinstance(choices, list)
+    assert isinstance(answer, int)
+    return Question(prompt, tuple(choices), answer)
 
 
 # --- the hub ----------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any
 
 from offsite.bundles.emulator import Emulator
 from offsite.data import tasks
+from offsite.data.blocks import Source
 from offsite.experiments.compare import Bench
 from offsite.experiments.study.chain import Chain
 from offsite.files.atomic import remove
@@ -104,7 +105,7 @@ class EmulatorMaker:
         return self.blocks or count, self.length or length
 
     @functools.cached_property
-    def _texts(self) -> list[str]:
+    def _texts(self) -> Source:
         return tasks.texts(self.text)
 
     @functools.cached_property

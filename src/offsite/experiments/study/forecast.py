@@ -115,8 +115,7 @@ def _folder(word: str) -> Path | None:
 def _opens(recipe: Recipe, folder: Path) -> bool:
     """Whether all that a study reads is here, and the model is small."""
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    read = [recipe.text] if any(chain.reads for chain in recipe.chains) else []
-    asked = (*recipe.tasks, *([recipe.train] if recipe.train else []), *read)
+    asked = (*recipe.tasks, *([recipe.train] if recipe.train else []), *recipe.texts)
     return 0 < size <= _SMALL and all(map(at_hand, asked))
 
 
@@ -204,7 +203,7 @@ class _Cost:
         return max(length for word in words for length in self._lengths(word))
 
     def learning(self) -> float | None:
-        """Seconds of profiling and distilling; nothing is taken off for what is kept of it."""
+        """Seconds of profiling and distilling for each text; nothing is taken off for what is kept of it."""
         if self.speed is None:
             return 0.0 if self.timed else None
         chains, seeds = self.recipe.chains, self.recipe.seeds
@@ -217,7 +216,7 @@ class _Cost:
         distilled = (
             sum(chain.distill * (keeps if chain.budgeted else 1) for chain in chains) * len(seeds) * seen
         )
-        return self.speed * self.whole * (read + distilled)
+        return self.speed * self.whole * (read + distilled) * len(self.recipe.texts)
 
     @property
     def memory(self) -> int:

@@ -10,7 +10,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic import model_validator as after
 
-from offsite.data import tasks
+from offsite.data import DEFAULT_TEXT, tasks
 from offsite.data.rows import read_utf8
 from offsite.data_owner.tune import TuneConfig
 from offsite.errors import UserError, brief, did_you_mean
@@ -23,6 +23,11 @@ from offsite.owner.methods.base import check_keep
 def _listed(value: object) -> object:
     """One of a kind needs no list."""
     return value if isinstance(value, list | tuple) else [value]
+
+
+def _joined(value: object) -> object:
+    """Several texts are words with commas between them."""
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
 def _once_each(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -94,8 +99,8 @@ class Recipe(BaseModel):
     """Train a LoRA of this rank; none: whole layers."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """Only the first so many questions of each task."""
-    text: Annotated[str, _fit(tasks.check_text)] = "wikipedia"
-    """Public text that methods read and distillation trains on."""
+    text: Annotated[str, BeforeValidator(_joined), _fit(tasks.check_text)] = DEFAULT_TEXT
+    """Public texts that methods read and distillation trains on, listed or by commas; see `text_of`."""
     blocks: Annotated[int, Field(ge=1)] | None = None
     """How many blocks of it a method reads; none: the method's number."""
     length: Annotated[int, Field(ge=2)] | None = None
@@ -125,6 +130,17 @@ class Recipe(BaseModel):
         """Of each tuning with this seed."""
         asked = {"steps": self.steps, "lr": self.lr, "batch_size": self.batch_size}
         return TuneConfig(**asked, lora_rank=self.lora_rank, seed=seed)  # type: ignore[arg-type]
+
+    def text_of(self, cell: Cell) -> str:
+        """The public text for a cell: mixtures without the tasks that it trains on or scores."""
+        return tasks.without(self.text, [*cell.tasks, *([self.train] if self.train else [])])
+
+    @property
+    def texts(self) -> list[str]:
+        """The public texts of all cells that read one, each once."""
+        return list(
+            dict.fromkeys(self.text_of(cell) for cell in self.cells() if cell.chain and cell.chain.reads)
+        )
 
     def cells(self) -> Iterator[Cell]:
         """In the order of work; what is tuned on the same data is one cell for all tasks."""

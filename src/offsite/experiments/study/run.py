@@ -29,7 +29,9 @@ class Study:
         recipe.split.middle(model.config.get_text_config().num_hidden_layers)
         self.recipe = recipe
         self.bench = Bench(model, tokenizer, recipe.split, Cache(work))
-        self.emulators = EmulatorMaker(self.bench, recipe.text, recipe.blocks, recipe.length)
+        self.emulators = functools.cache(
+            lambda text: EmulatorMaker(self.bench, text, recipe.blocks, recipe.length)
+        )
         self.task = functools.cache(lambda word: tasks.load(word, "test"))
         self.train = functools.cache(tasks.examples)
 
@@ -71,7 +73,8 @@ class Study:
         if cell.chain is None:
             found = self.bench.ends(experiment)
         else:
-            make = functools.partial(self.emulators.emulator, cell.chain, cell.keep, cell.seed)
+            maker = self.emulators(self.recipe.text_of(cell))
+            make = functools.partial(maker.emulator, cell.chain, cell.keep, cell.seed)
             found = self.bench.trial(self._name(cell) or {}, make, experiment)
             about |= {"keep": cell.keep, "stored": found["stored"]}
         seconds = round(sum(found["seconds"].values()))
@@ -87,7 +90,9 @@ class Study:
         ]
 
     def _name(self, cell: Cell) -> dict[str, Any] | None:
-        return self.emulators.name(cell.chain, cell.keep, cell.seed) if cell.chain else None
+        if cell.chain is None:
+            return None
+        return self.emulators(self.recipe.text_of(cell)).name(cell.chain, cell.keep, cell.seed)
 
 
 def run(
@@ -112,5 +117,5 @@ def run(
         "recipe": recipe.model_dump(mode="json"),
         "runs": runs,
         "sources": {task.name: task.source for task in asked},
-        "notes": [*dict.fromkeys(notes), *failed],
+        "notes": [*dict.fromkeys(notes), *tasks.left_out(recipe.texts), *failed],
     }
