@@ -191,10 +191,11 @@ def versions() -> dict[str, str]:
 
 
 def _entry(file: Path) -> FileEntry:
-    return FileEntry(sha256=_sha256(file), size=file.stat().st_size)
+    return FileEntry(sha256=file_digest(file), size=file.stat().st_size)
 
 
-def _sha256(file: Path) -> str:
+def file_digest(file: Path) -> str:
+    """Return the sha256 of a file's bytes."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -213,7 +214,7 @@ def _check_present(path: Path, card: Card) -> None:
 def _check_signature(path: Path) -> None:
     """Refuse what lies in a signature's place but cannot be one; whose it is, if it is one, `signing` says."""
     if os.path.lexists(path / SIGNATURE):
-        _check_plain(path, SIGNATURE)
+        check_plain(path, SIGNATURE)
         if (path / SIGNATURE).stat().st_size > MOST_SIGNATURE:
             raise UserError(f"{path}: {SIGNATURE!r} is larger than any signature; ask the sender for another.")
 
@@ -222,7 +223,7 @@ def _check_file(path: Path, name: str, entry: FileEntry) -> None:
     """Refuse a file that is not what the card says."""
     file = path / name
     altered = UserError(f"{path}: {name!r:.80} is truncated or altered; ask the sender for it again.")
-    _check_plain(path, name)
+    check_plain(path, name)
     size = file.stat().st_size
     if size != entry.size:
         raise altered
@@ -233,13 +234,13 @@ def _check_file(path: Path, name: str, entry: FileEntry) -> None:
         )
     if file.suffix == ".safetensors" and size > _SOON_READ:
         headers(file)
-    if _sha256(file) != entry.sha256:
+    if file_digest(file) != entry.sha256:
         raise altered
     if file.suffix == ".safetensors":
         headers(file)
 
 
-def _check_plain(path: Path, name: str) -> None:
+def check_plain(path: Path, name: str) -> None:
     """Refuse a link, a folder, and what would be unpacked; nothing is read that is no file."""
     file = path / name
     if file.is_symlink() or not file.is_file():

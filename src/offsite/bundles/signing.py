@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import os
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -23,13 +22,16 @@ from offsite.bundles import bundle
 from offsite.bundles.adapter import AdapterCard
 from offsite.bundles.bundle import CARD, SIGNATURE
 from offsite.bundles.emulator import EmulatorCard, is_emulator
-from offsite.bundles.keys import check_library, fingerprint, fingerprint_of, private_key
+from offsite.bundles.keys import check_library, fingerprint_of, private_key, public_key
 from offsite.errors import UserError, brief
 from offsite.files.atomic import mend, write_text
 from offsite.untrusted.files import MOST_TEXT, read_object
 
 if TYPE_CHECKING:
-    from model_signing import hashing, manifest
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+    from model_signing import hashing
+
+_ALTERED = "was altered after it was signed"
 
 
 def sign(path: Path, key: Path) -> str:
@@ -38,13 +40,18 @@ def sign(path: Path, key: Path) -> str:
     An earlier signature is replaced. A UserError for what is no whole bundle, or no key to sign with.
     """
     check_library()
-    from model_signing import signing
+    from model_signing import manifest, signing
 
     private = private_key(key)
     mend(path / SIGNATURE)
     card, _ = bundle.read(path, EmulatorCard if is_emulator(path) else AdapterCard)
+    found = _all_files().hash(path.resolve())
+    how = manifest.SerializationType.from_args(found.serialization_type)
+    items = [how.new_item(each.identifier, each.digest) for each in found.resource_descriptors()]
+    renamed = manifest.Manifest(card.format, items, how)  # the library names the folder, which may be private
     config = signing.Config()  # type: ignore[no-untyped-call]
-    config.use_elliptic_key_signer(private_key=key).set_hashing_config(_called(card.format))
+    hashed: Any = SimpleNamespace(hash=lambda _: renamed)
+    config.use_elliptic_key_signer(private_key=key).set_hashing_config(hashed)
     with tempfile.TemporaryDirectory(prefix="offsite-") as scratch:
         file = Path(scratch) / SIGNATURE
         config.sign(path.resolve(), file)
@@ -53,57 +60,55 @@ def sign(path: Path, key: Path) -> str:
 
 
 def verify(path: Path, key: Path) -> dict[str, str]:
-    """The sha256 of each file of the bundle at `path`, all of which the holder of the public `key` signed.
+    """Return the sha256 of each file of the bundle at `path`, which the holder of the public `key` signed.
 
     A UserError for a bundle that is unsigned, signed with another key, or altered, names what is wrong. No link
     is followed, and no more is hashed than was signed.
     """
     check_library()
-    from cryptography.exceptions import InvalidSignature
-    from model_signing import verifying
-
-    signature = _signature(path)
-    if signature.verification_material.public_key.hint != fingerprint(key):
+    public, signature = public_key(key), _signature(path)
+    if signature.verification_material.public_key.hint != fingerprint_of(public):
         raise UserError(
             f"{path} was signed with another key than {str(key)!r}; ask the sender which key is theirs, or for "
             "the bundle signed with this one."
         )
-    checked = _Checked(path, signature)
-    config = verifying.Config()  # type: ignore[no-untyped-call]
-    config.use_elliptic_key_verifier(public_key=key).set_hashing_config(checked.hashing())
+    statement = _genuine(path, signature.dsse_envelope, public, key)
     try:
-        config.verify(path.resolve(), path / SIGNATURE)
-    except (UserError, OSError, MemoryError):
-        raise
-    except InvalidSignature as error:
-        raise UserError(
-            f"{path / SIGNATURE} was altered, or made with another key than {str(key)!r}; ask the sender for "
-            "the bundle as it was signed."
-        ) from error
-    except Exception as error:  # a signature can be made to raise whatever there is
+        resources = _Statement.model_validate_json(statement).predicate.resources
+        signed = {each.name: each.digest for each in resources}
+        _check_names(path, signed)
+        _check_sizes(path, signed)
+    except ValidationError as error:
         raise _unsound(path, error) from error
-    return checked.signed
+    _check_content(path, key, signed)
+    return signed
 
 
-class _Said(BaseModel):
-    """A part of what a signature says; what we have no use for is left to the library."""
+class _Part(BaseModel):
+    """A part of a signature file; what we have no use for is left to the library."""
 
     model_config = ConfigDict(strict=True, frozen=True, alias_generator=to_camel)
 
 
-class _PublicKey(_Said):
+class _PublicKey(_Part):
     hint: str = Field(min_length=1)  # for one without, the library prints to standard output
 
 
-class _Material(_Said):
+class _Material(_Part):
     public_key: _PublicKey
 
 
-class _Envelope(_Said):
+class _Made(_Part):
+    sig: str
+
+
+class _Envelope(_Part):
     payload: str
+    payload_type: Literal["application/vnd.in-toto+json"]
+    signatures: list[_Made] = Field(min_length=1)
 
 
-class _Signature(_Said):
+class _Signature(_Part):
     """A Sigstore bundle around a DSSE envelope (https://docs.sigstore.dev/about/bundle)."""
 
     verification_material: _Material
@@ -126,97 +131,88 @@ class _Statement(BaseModel):
     predicate: _Predicate
 
 
-class _Checked:
-    """The files of the bundle at `path` against what its signature says, once that is found to be genuine."""
+def _genuine(path: Path, envelope: _Envelope, public: EllipticCurvePublicKey, key: Path) -> bytes:
+    """Return the statement in the envelope, once it is found to be signed with the key."""
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
 
-    def __init__(self, path: Path, signature: _Signature) -> None:
-        self.path = path
-        self.signed: dict[str, str] = {}
-        self._payload = signature.dsse_envelope.payload
-
-    def hashing(self) -> hashing.Config:
-        """How the library is to hash the folder: it asks for it only after it found the signature genuine."""
-        from model_signing import hashing
-
-        checked = self
-
-        class Hashing(hashing.Config):
-            def hash(self, model_path: Any, *, files_to_hash: Iterable[Any] | None = None) -> manifest.Manifest:
-                checked._read()
-                checked._names()
-                checked._sizes()
-                found = super().hash(model_path, files_to_hash=files_to_hash)
-                checked._digests(found)
-                return found
-
-        return _without_signature(Hashing)
-
-    def _read(self) -> None:
-        said = _Statement.model_validate(json.loads(base64.b64decode(self._payload)))
-        self.signed.update({each.name: each.digest for each in said.predicate.resources})
-        if CARD not in self.signed:
-            raise UserError(f"{self.path}: the signature covers no {CARD}; ask the sender for a signed bundle.")
-
-    def _names(self) -> None:
-        """The folder holds the signed files and nothing else, each a plain one."""
-        present, allowed = set(), {SIGNATURE, *self.signed}
-        with os.scandir(self.path) as entries:
-            for entry in entries:
-                present.add(entry.name)
-                if entry.name not in allowed:
-                    raise self._refusal(entry.name, "was not there when the bundle was signed")
-                if not entry.is_file(follow_symlinks=False):
-                    raise self._refusal(entry.name, "is not a plain file")
-                if (self.path / entry.name).stat().st_nlink > 1:  # as `load` does
-                    raise self._refusal(entry.name, "is a hard link to another file")
-        for name in sorted(self.signed.keys() - present):
-            raise self._refusal(name, "was signed but is missing")
-
-    def _sizes(self) -> None:
-        """Each file is as large as the signed card says, so that no more is hashed than was signed."""
-        card = self.path / CARD
-        size = card.stat().st_size
-        if size > MOST_TEXT or hashlib.sha256(card.read_bytes()).hexdigest() != self.signed[CARD]:
-            raise self._refusal(CARD, "was altered after it was signed")
-        said = read_object(card).get("files")
-        entries = TypeAdapter(dict[str, bundle.FileEntry]).validate_python(said)
-        for name in sorted(self.signed.keys() - {CARD}):
-            if name not in entries:
-                raise self._refusal(name, "is signed but not on the card")
-            if (self.path / name).stat().st_size != entries[name].size:
-                raise self._refusal(name, "was altered after it was signed")
-
-    def _digests(self, manifest: manifest.Manifest) -> None:
-        found = {each.identifier: each.digest.digest_hex for each in manifest.resource_descriptors()}
-        for name in sorted(self.signed):
-            if found.get(name) != self.signed[name]:
-                raise self._refusal(name, "was altered after it was signed")
-
-    def _refusal(self, name: str, why: str) -> UserError:
-        return UserError(f"{self.path}: {name!r:.80} {why}; ask the sender for the bundle as it was signed.")
+    statement, made = _decoded(path, envelope.payload), _decoded(path, envelope.signatures[0].sig)
+    signed = b"DSSEv1 28 application/vnd.in-toto+json %d %s" % (len(statement), statement)
+    algorithm = {256: hashes.SHA256(), 384: hashes.SHA384(), 521: hashes.SHA512()}[public.curve.key_size]
+    try:
+        public.verify(made, signed, ECDSA(algorithm))
+    except InvalidSignature as error:
+        raise UserError(
+            f"{path / SIGNATURE} was altered, or made with another key than {str(key)!r}; ask the sender for "
+            "the bundle as it was signed."
+        ) from error
+    return statement
 
 
-def _called(name: str) -> hashing.Config:
-    """How the library is to hash a bundle for signing: under `name`, for a folder's own would be told."""
-    from model_signing import hashing, manifest
-
-    class Hashing(hashing.Config):
-        def hash(self, model_path: Any, *, files_to_hash: Iterable[Any] | None = None) -> manifest.Manifest:
-            found = super().hash(model_path, files_to_hash=files_to_hash)
-            how = manifest.SerializationType.from_args(found.serialization_type)
-            items = [how.new_item(each.identifier, each.digest) for each in found.resource_descriptors()]
-            return manifest.Manifest(name, items, how)
-
-    return _without_signature(Hashing)
+def _decoded(path: Path, text: str) -> bytes:
+    """Decode base64 in its one canonical form; the library would pass over whatever else stands in it."""
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise _unsound(path, error) from error
+    if base64.b64encode(raw).decode() != text:
+        raise _unsound(path, "its base64 is not canonical")
+    return raw
 
 
-def _without_signature(kind: type[hashing.Config]) -> hashing.Config:
-    config = kind()
-    return config.set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)
+def _check_names(path: Path, signed: dict[str, str]) -> None:
+    """Refuse any other file than those that were signed, and what is no plain file."""
+    if CARD not in signed:
+        raise UserError(f"{path}: the signature covers no {CARD}; ask the sender for a signed bundle.")
+    for file in path.iterdir():
+        if file.name not in {SIGNATURE, *signed}:
+            raise _refusal(path, file.name, "was not there when the bundle was signed")
+    for name in sorted(signed):
+        if not os.path.lexists(path / name):
+            raise _refusal(path, name, "was signed but is missing")
+        bundle.check_plain(path, name)
+
+
+def _check_sizes(path: Path, signed: dict[str, str]) -> None:
+    """Refuse a file that is not as large as the signed card says, so that no more is hashed than was signed."""
+    card = path / CARD
+    if card.stat().st_size > MOST_TEXT or hashlib.sha256(card.read_bytes()).hexdigest() != signed[CARD]:
+        raise _refusal(path, CARD, _ALTERED)
+    entries = TypeAdapter(dict[str, bundle.FileEntry]).validate_python(read_object(card).get("files"))
+    for name in sorted(signed.keys() - {CARD}):
+        if name not in entries:
+            raise _refusal(path, name, "is signed but not on the card")
+        if (path / name).stat().st_size != entries[name].size:
+            raise _refusal(path, name, _ALTERED)
+
+
+def _check_content(path: Path, key: Path, signed: dict[str, str]) -> None:
+    """Have the library verify the bundle; name the file that is not as it was signed."""
+    from model_signing import verifying
+
+    config = verifying.Config()  # type: ignore[no-untyped-call]
+    config.use_elliptic_key_verifier(public_key=key).set_hashing_config(_all_files())
+    try:
+        config.verify(path.resolve(), path / SIGNATURE)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # a signature can be made to raise whatever there is
+        for name in sorted(signed):
+            if bundle.file_digest(path / name) != signed[name]:
+                raise _refusal(path, name, _ALTERED) from error
+        raise _unsound(path, error) from error
+
+
+def _all_files() -> hashing.Config:
+    """Return how the library hashes a bundle: every file but the signature."""
+    from model_signing import hashing
+
+    return hashing.Config().set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)
 
 
 def _signature(path: Path) -> _Signature:
-    """The signature file of the bundle at `path`, sound but not yet believed."""
+    """Read the signature file of the bundle at `path`, which is not yet verified."""
     if not path.is_dir():
         raise UserError(f"There is no folder {str(path)!r}; give the folder of a bundle.")
     file = path / SIGNATURE
@@ -230,6 +226,10 @@ def _signature(path: Path) -> _Signature:
         return _Signature.model_validate(read_object(file))
     except ValidationError as error:
         raise _unsound(path, error) from error
+
+
+def _refusal(path: Path, name: str, why: str) -> UserError:
+    return UserError(f"{path}: {name!r:.80} {why}; ask the sender for the bundle as it was signed.")
 
 
 def _unsound(path: Path, why: object) -> UserError:

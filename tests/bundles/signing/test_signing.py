@@ -190,6 +190,27 @@ def edit(*keys, value):
     return change
 
 
+def respelt(*keys, by):
+    """Write the text that stands under `keys` in the envelope otherwise, for the same bytes."""
+
+    def change(folder):
+        at = json.loads((folder / SIG).read_text())["dsseEnvelope"]
+        for key in keys:
+            at = at[key]
+        edit("dsseEnvelope", *keys, value=by(at))(folder)
+
+    return change
+
+
+def unpadded(text):
+    """Set bits of the last letter that no byte holds; where there are none, add what decoders pass over."""
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    kept = text.rstrip("=")
+    if kept == text:
+        return f"{text}===="
+    return kept[:-1] + letters[letters.index(kept[-1]) + 1] + text[len(kept) :]
+
+
 def repaid(folder):
     """The payload says that the altered files were signed."""
     altered_with_its_card(folder)
@@ -250,6 +271,15 @@ ATTACKS = {
     ),
     "a signature that is a number": (edit("dsseEnvelope", "signatures", 0, "sig", value=5), UNSOUND),
     "a signature that is no base64": (edit("dsseEnvelope", "signatures", 0, "sig", value="A"), UNSOUND),
+    "a signature with junk in its base64": (
+        respelt("signatures", 0, "sig", by=lambda text: f"{text[:8]}\n!{text[8:]}"),
+        UNSOUND,
+    ),
+    "a payload with junk in its base64": (
+        respelt("payload", by=lambda text: f"{text[:8]} -{text[8:]}"),
+        UNSOUND,
+    ),
+    "a signature in another base64": (respelt("signatures", 0, "sig", by=unpadded), UNSOUND),
     "a payload that is a number": (edit("dsseEnvelope", "payload", value=5), UNSOUND),
     "a payload of the attacker's": (repaid, "model.sig was altered"),
     "an empty payload": (edit("dsseEnvelope", "payload", value=""), "model.sig was altered"),

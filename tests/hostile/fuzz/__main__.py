@@ -77,11 +77,13 @@ def _run(scratch: Path, options: argparse.Namespace) -> Any:
 
 def _summary(lines: Any, options: argparse.Namespace) -> int:
     start, codes, slowest, largest, found = time.monotonic(), Counter(), (0.0, 0), (0.0, 0), []
+    alone = 0
     for line in lines:
         if "usual" in line:
             start = time.monotonic()
             continue
         codes[f"{line['command']} {line['code']}"] += 1
+        alone += line["alone"]
         slowest = max(slowest, (line["seconds"], line["seed"]))
         largest = max(largest, (line["mb"], line["seed"]))
         if line["wrong"]:
@@ -89,9 +91,9 @@ def _summary(lines: Any, options: argparse.Namespace) -> int:
             say(f"case {line['seed']}, {line['command']}, {' + '.join(line['mutations'])}: "
                   f"{'; '.join(line['wrong'])[:700]}")  # fmt: skip
     cases, seconds = sum(codes.values()), time.monotonic() - start
-    say(
-        f"{cases} cases in {seconds:.0f} s; by command and exit code: {json.dumps(dict(sorted(codes.items())))}"
-    )
+    rate = 60 * cases / seconds
+    say(f"{cases} cases in {seconds:.0f} s ({rate:.0f} a minute), {alone} of them in a fork of their own")
+    say(f"by command and exit code: {json.dumps(dict(sorted(codes.items())))}")
     say(f"slowest: {slowest[0]:.1f} s (case {slowest[1]}); largest: {largest[0]:.0f} MiB (case {largest[1]})")
     say(f"{len(found)} findings" + (f", in {options.keep}" if found else ""))
     return 1 if found or not cases else 0

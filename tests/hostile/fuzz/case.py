@@ -103,6 +103,7 @@ def receive(case: dict[str, Any], world: Path) -> int:
 
 def prepare(case: dict[str, Any], world: Path, home: Path) -> None:
     """Make the folder of a case, with the honest bundle in it."""
+    os.chdir(world)  # not in what is removed: the audit hook asks where it is
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
     shutil.copytree(world / "bundles" / case["sample"], home / "bundle")
