@@ -7,8 +7,10 @@ import copy
 import pytest
 import torch
 import transformers as t
+from safetensors.torch import load_file
 
 from offsite.bundles.adapter import Adapter, adapter_tensors, swap
+from offsite.bundles.aliases import aliases
 from offsite.bundles.emulator import Emulator
 from offsite.data.examples import Example, Piece
 from offsite.data_owner.tune import TuneConfig, tune
@@ -234,6 +236,7 @@ def test_a_thin_emulator_exported_is_the_same_model_in_transformers_alone(model,
     emulator.export(tmp_path / "dense")
     opened = t.AutoModelForCausalLM.from_pretrained(tmp_path / "dense")
     assert torch.allclose(logits(opened, tokens), logits(emulator.model, tokens), atol=1e-5)
+    assert aliases(opened).keys().isdisjoint(load_file(tmp_path / "dense" / "model.safetensors"))
 
 
 def test_channels_that_nothing_reads_can_be_pruned_for_nothing(model, tokens):

@@ -7,7 +7,10 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from transformers import AutoModel
 
+from offsite.owner.blueprint import Place
 from offsite.owner.build import build
 from tests.bundles.test_emulator import check, edit
 from tests.families import tiny_model, tiny_tokenizer
@@ -165,3 +168,13 @@ def test_odd_biases_of_factors_and_channels_are_refused_though_signed(copy_of, c
     folder = copy_of("gpt2")
     alter = edit(name, make) if callable(make) else several(**{name: make})
     check(folder, case, {case: (alter, why)})
+
+
+@pytest.mark.parametrize("middle", [thin, lambda _: (Place(2), Place(2), Place(4))], ids=["thin", "shared"])
+def test_an_export_stores_a_tied_head_once(middle, tmp_path):
+    model = tiny_model("llama")
+    assert model.config.tie_word_embeddings
+    build(model, SPLIT, middle(model)).export(tmp_path / "dense")
+    _, about = AutoModel.from_pretrained(tmp_path / "dense", output_loading_info=True)
+    assert not about["unexpected_keys"]
+    assert "lm_head.weight" not in load_file(tmp_path / "dense" / "model.safetensors")

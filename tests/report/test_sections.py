@@ -8,10 +8,11 @@ import shutil
 
 import pytest
 
+from offsite.bundles.adapter import Adapter
 from offsite.errors import UserError
 from offsite.model.split import Split
 from offsite.owner.blueprint import Place
-from offsite.owner.build import build
+from offsite.owner.build import build, origin
 from offsite.report import sections
 from offsite.report.sections import found, page
 from tests.families import tiny_model
@@ -163,6 +164,30 @@ def test_an_emulator_is_checked_before_anything_in_its_folder_is_parsed(tmp_path
         sign(folder)
     monkeypatch.setattr(sections, "_read", lambda _: pytest.fail("parsed"))
     with pytest.raises(UserError, match=r"'results\.json'(, which no emulator may| is in the folder but not)"):
+        found(tmp_path)
+
+
+@pytest.mark.parametrize("listed", [False, True], ids=["beside", "on the card"])
+@pytest.mark.parametrize("inner", [False, True], ids=["itself", "one folder down"])
+def test_an_adapter_is_checked_before_anything_in_its_folder_is_parsed(tmp_path, monkeypatch, listed, inner):
+    folder, model = tmp_path / "sent" if inner else tmp_path, tiny_model("llama")
+    Adapter.of(model, origin(model, Split(1, 1))).save(folder)
+    (folder / "results.json").write_text("[" * 1000)
+    if listed:
+        sign(folder)
+    monkeypatch.setattr(sections, "_read", lambda _: pytest.fail("parsed"))
+    with pytest.raises(UserError, match=r"and nothing else|'results\.json' is in the folder but not"):
+        found(tmp_path)
+
+
+@pytest.mark.parametrize("card", ["{", "[]", '{"format": "offsite-else/1"}', '{"format": 5}'])
+def test_a_folder_with_a_card_of_no_bundle_is_refused_before_anything_else_is_parsed(
+    tmp_path, monkeypatch, card
+):
+    (tmp_path / "card.json").write_text(card)
+    (tmp_path / "results.json").write_text("[" * 1000)
+    monkeypatch.setattr(sections, "_read", lambda _: pytest.fail("parsed"))
+    with pytest.raises(UserError, match=r"card\.json|says its format is"):
         found(tmp_path)
 
 

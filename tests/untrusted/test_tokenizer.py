@@ -31,7 +31,6 @@ HONEST = {
     "qwen2": lambda: t.Qwen2Tokenizer(vocab=WORDS, merges=[("a", "b")]),
     "gpt_neox": lambda: t.GPTNeoXTokenizer(vocab=WORDS, merges=[("a", "b")]),
     "bert": lambda: t.BertTokenizer(vocab=BERT),
-    "byt5": t.ByT5Tokenizer,  # in Python, with added_tokens.json
 }
 
 
@@ -53,6 +52,20 @@ def test_what_transformers_writes_is_taken(tmp_path, kind):
     _saved(tmp_path, tokenizer)
     assert {file.name for file in tmp_path.iterdir()} <= VOCABULARY
     assert tokenizer_digest(open_tokenizer(tmp_path, len(tokenizer))) == tokenizer_digest(tokenizer)
+
+
+def test_one_written_in_python_is_refused_on_both_sides(tmp_path):
+    """It would read the data owner's texts in the data owner's process, without limits."""
+    tokenizer = t.ByT5Tokenizer()
+    _saved(tmp_path / "theirs", tokenizer)
+    with pytest.raises(
+        UserError, match=r"theirs: ByT5Tokenizer is written in Python .* needs a tokenizer\.json"
+    ):
+        open_tokenizer(tmp_path / "theirs", len(tokenizer))
+    emulator = build(tiny_model("llama"), Split(1, 1), (Place(3),), tokenizer=tokenizer)
+    with pytest.raises(UserError, match=r"The model: ByT5Tokenizer is written in Python"):
+        emulator.save(tmp_path / "ours")
+    assert not (tmp_path / "ours").exists()
 
 
 def test_a_bundle_of_each_family_opens_with_its_tokenizer(tmp_path, family):

@@ -82,14 +82,19 @@ class Adapter:
         """Open the bundle at `path`; whether it fits a model is `swap`'s to say."""
         path = Path(path)
         card, digest = bundle.read(path, AdapterCard)
-        if set(card.files) != {_WEIGHTS}:
-            raise UserError(f"{path}: an adapter holds {_WEIGHTS} and nothing else.")
+        check_files(path, card)
         declared = bundle.headers(path / _WEIGHTS)
         _check_places(path / _WEIGHTS, declared, card.origin.split)
         if card.lora is not None:
             _sites({name: shape for name, (_, shape) in declared.items()}, card.lora.rank)
         tensors = bundle.load_tensors(path / _WEIGHTS)
         return cls(tensors, card.origin, card.emulator, card.lora, digest)
+
+
+def check_files(path: Path, card: AdapterCard) -> None:
+    """Refuse an adapter of any other files than its weights."""
+    if set(card.files) != {_WEIGHTS}:
+        raise UserError(f"{path}: an adapter holds {_WEIGHTS} and nothing else.")
 
 
 def adapter_tensors(model: PreTrainedModel, split: Split) -> dict[str, Tensor]:

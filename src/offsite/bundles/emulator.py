@@ -14,7 +14,7 @@ from torch import nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from offsite.bundles import bundle
-from offsite.bundles.adapter import Adapter, adapter_tensors
+from offsite.bundles.adapter import Adapter, AdapterCard, adapter_tensors, check_files
 from offsite.bundles.aliases import aliases, check_adapter, check_card, check_harmonizers, permitted
 from offsite.bundles.memory import Memory, memory
 from offsite.errors import UserError, brief
@@ -26,7 +26,7 @@ from offsite.model.linears import dense, reshape
 from offsite.model.split import Split
 from offsite.untrusted.config import config_and_skeleton, refuse_methods, refuse_orders
 from offsite.untrusted.files import read_object
-from offsite.untrusted.tokenizer import VOCABULARY, open_tokenizer
+from offsite.untrusted.tokenizer import VOCABULARY, check_fast, open_tokenizer
 
 _PLAIN = "model.safetensors"  # transformers opens this one by itself
 _NATIVE = "emulator.safetensors"  # and must not open this one: it would fill the rest with noise
@@ -34,7 +34,7 @@ _GENERATION = "generation_config.json"
 _FILES = VOCABULARY | {"config.json", _GENERATION, _PLAIN, _NATIVE}
 
 
-_KIND = "offsite-emulator/"
+_KIND, _ADAPTER = "offsite-emulator/", AdapterCard.kind.partition("/")[0]
 _ShapeOf = Callable[[str], tuple[int, ...] | None]
 
 
@@ -103,6 +103,8 @@ class Emulator:
     def save(self, path: Path | str) -> str:
         """Write the bundle and return its digest."""
         check_adapter(self.model, self.split)
+        if self.tokenizer is not None:
+            check_fast("The model", self.tokenizer)
         same_as = permitted(self.model, self.split, skeleton(self.model.config))
         card = EmulatorCard(
             format=EmulatorCard.kind,
@@ -138,13 +140,11 @@ class Emulator:
                 "it opens with offsite.Emulator.load."
             )
         bare = skeleton(self.model.config)
-        same_as = permitted(self.model, self.split, bare) if self.plain else {}
-        state = dense(self.model, bare, self.split)
+        state, shared = dense(self.model, bare, self.split), aliases(self.model)
+        tied = {name for name, source in aliases(bare).items() if shared.get(name) == source}
         tensors, seen = {}, set()
         for name, tensor in state.items():
-            if (
-                name not in same_as
-            ):  # a place that shares its layer gets a copy: safetensors takes no shared ones
+            if name not in tied:  # a place that shares its layer gets a copy: safetensors takes no shared ones
                 tensors[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
                 seen.add(tensor.data_ptr())
         with staged(Path(path)) as folder:
@@ -191,8 +191,11 @@ class Emulator:
 
 
 def check_listed(path: Path) -> None:
-    """Refuse an emulator bundle's folder that holds what none may hold; nothing but its card is read."""
-    _check_files(str(path), bundle.check_listed(path, EmulatorCard).files)
+    """Refuse a bundle's folder that holds what its kind may not hold; nothing but its card is read."""
+    if bundle.said_format(path).startswith(_ADAPTER):
+        check_files(path, bundle.check_listed(path, AdapterCard))
+    else:
+        _check_files(str(path), bundle.check_listed(path, EmulatorCard).files)
 
 
 def is_emulator(path: Path | str) -> bool:

@@ -208,7 +208,8 @@ def _all_files() -> hashing.Config:
     """Return how the library hashes a bundle: every file but the signature."""
     from model_signing import hashing
 
-    return hashing.Config().set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)
+    config = hashing.Config()  # type: ignore[no-untyped-call]
+    return config.set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)
 
 
 def _signature(path: Path) -> _Signature:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from offsite.bundles.emulator import check_listed, is_emulator
 from offsite.errors import UserError, brief
+from offsite.files.atomic import CARD
 from offsite.report.comparison import comparison
 from offsite.report.emulator import emulator
 from offsite.report.fidelity import fidelity
@@ -47,7 +49,7 @@ def found(folder: Path) -> list[Part]:
         raise UserError(f"There is no folder {str(folder)!r}; give one that holds {_WANTED}.")
     inner = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     for home in (folder, *inner):
-        if is_emulator(home):  # before anything else in it is read
+        if os.path.lexists(home / CARD):  # a bundle, checked before anything else in it is read
             check_listed(home)
     homes = [home for home in (folder, *inner) if _holds(home)]
     if not homes:

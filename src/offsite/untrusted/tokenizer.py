@@ -78,6 +78,7 @@ def open_tokenizer(folder: Path, words: int) -> PreTrainedTokenizerBase:
     if (folder / _BACKEND).exists():
         _check_backend(folder / _BACKEND)
     tokenizer = _tried(folder)
+    check_fast(folder, tokenizer)
     _check_templates(folder, tokenizer.chat_template)  # whatever it came from
     _check_vocabulary(folder, tokenizer.get_vocab(), words)
     for token in tokenizer.all_special_tokens:
@@ -85,6 +86,15 @@ def open_tokenizer(folder: Path, words: int) -> PreTrainedTokenizerBase:
             raise UserError(f"{folder}: the tokenizer's token {token!r:.80} would steer a terminal.")
     mark_untrusted(tokenizer)
     return tokenizer
+
+
+def check_fast(whose: Path | str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer written in Python, which the worker cannot run."""
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"{whose}: {type(tokenizer).__name__} is written in Python and would read texts without limits; a "
+            "bundle needs a tokenizer.json, which transformers.convert_slow_tokenizer makes of most tokenizers."
+        )
 
 
 def _tried(folder: Path) -> PreTrainedTokenizerBase:
