@@ -192,7 +192,7 @@ class Emulator:
 
 def check_listed(path: Path) -> None:
     """Refuse a bundle's folder that holds what its kind may not hold; nothing but its card is read."""
-    if bundle.said_format(path).startswith(_ADAPTER):
+    if bundle.declared_format(path).startswith(_ADAPTER):
         check_files(path, bundle.check_listed(path, AdapterCard))
     else:
         _check_files(str(path), bundle.check_listed(path, EmulatorCard).files)
