@@ -6,12 +6,13 @@ import errno
 import os
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from offsite.errors import UserError
-from offsite.files.atomic import empty, held, mend, remove, staged, write_text
+from offsite.files.atomic import alone_in_work, empty, held, mend, remove, staged, write_text
 from tests.files.test_atomic import posix, tree
 
 
@@ -127,6 +128,25 @@ class TestKilled:
             with held(work):
                 assert work.is_dir()
         assert tree(tmp_path) == {"work": None}
+
+    def test_a_function_holds_its_work_unless_its_caller_does(self, tmp_path):
+        @alone_in_work
+        def kept(what, work=None):
+            if work is not None:
+                (work / what).touch()
+            return what
+
+        def refused():
+            with pytest.raises(UserError, match="Another"):
+                kept("c", work=tmp_path / "new" / "work")
+
+        assert kept("a", work=tmp_path / "new" / "work") == kept("a") == "a"
+        with held(tmp_path / "new" / "work"), ThreadPoolExecutor(1) as others:
+            others.submit(refused).result()
+            assert kept("b", tmp_path / "new" / "work") == "b"
+        with pytest.raises(FileNotFoundError):
+            kept("no/folder", work=tmp_path / "empty")
+        assert tree(tmp_path) == {"new": None, "new/work": None, "new/work/a": "", "new/work/b": ""}
 
     def test_a_disk_without_locks_sweeps_nothing_and_works(self, tmp_path, monkeypatch):
         import fcntl

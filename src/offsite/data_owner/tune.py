@@ -21,6 +21,7 @@ from offsite.bundles.emulator import Emulator
 from offsite.data.encoding import DATE, Encoded, Prepared, prepare
 from offsite.data.examples import Example
 from offsite.errors import UserError
+from offsite.files.atomic import alone_in_work
 from offsite.model.decoder import Decoder, base_of, longest
 from offsite.training.batches import answer_loss, pad
 from offsite.training.checkpoint import mark_of
@@ -81,6 +82,7 @@ def training_rows(
     return prepare(examples, emulator.tokenizer, limit, config.date, emulator.vocabulary)
 
 
+@alone_in_work
 def tune(
     emulator: Emulator,
     examples: Sequence[Example] | Prepared,

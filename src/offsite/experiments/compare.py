@@ -20,7 +20,7 @@ from offsite.data.examples import Example
 from offsite.data.tasks import Task, examples, load
 from offsite.data_owner.tune import TuneConfig, tune
 from offsite.errors import UserError
-from offsite.files.atomic import remove, write_text
+from offsite.files.atomic import alone_in_work, remove, write_text
 from offsite.model.modes import move
 from offsite.model.precision import autocast, bf16_pays
 from offsite.model.split import Split
@@ -156,6 +156,7 @@ class Bench:
         return _digest((here, config, words, runs))
 
 
+@alone_in_work
 def compare(model: PreTrainedModel, emulator: Emulator, experiment: Experiment, work: Path) -> dict[str, Any]:
     """Zero-shot, fine-tuned, emulator zero-shot, emulator tuned, plugged in: the same data, steps and seed.
 

@@ -8,6 +8,8 @@ sweeps it. Where there are no such locks (Windows, some network disks) nothing i
 from __future__ import annotations
 
 import errno
+import functools
+import inspect
 import json
 import os
 import re
@@ -16,12 +18,18 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from offsite.errors import UserError
+from offsite.files.lock import Lock
 
 CARD = "card.json"  # what makes a folder a bundle
 _OLD = ".old"  # ends the name of a whole output, set aside for the moment in which its successor is renamed
+_ours: ContextVar[frozenset[Path]] = ContextVar("_ours", default=frozenset())  # folders held by these calls
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 _staging: set[Path] = set()  # the folders that `staged` has yielded, in this process
 
 
@@ -96,18 +104,40 @@ def held(folder: Path) -> Iterator[None]:
     while lock is None:
         folder.mkdir(exist_ok=True)
         try:
-            lock = _Lock(folder)
+            lock = Lock(folder)
         except FileNotFoundError:  # its holder has removed it just now
             continue
         except BlockingIOError:
             raise UserError(
                 f"Another offsite is at work in {str(folder)!r}; wait for it, or name another output."
             ) from None
+    ours = _ours.set(_ours.get() | {folder.resolve()})
     try:
         mend(folder)
         yield
     finally:
+        _ours.reset(ours)
         lock.release()
+
+
+def alone_in_work(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Decorate a function to hold the folder that it takes as `work`, unless its caller does or it is None."""
+    parameters = inspect.signature(function)
+
+    @functools.wraps(function)
+    def alone(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        work: Path | None = parameters.bind(*args, **kwargs).arguments.get("work")
+        if work is None or work.resolve() in _ours.get():
+            return function(*args, **kwargs)
+        new = not work.exists()
+        with parents_of(work.resolve()), held(work):
+            try:
+                return function(*args, **kwargs)
+            finally:
+                with suppress(OSError):  # what it kept stays
+                    work.rmdir() if new else None
+
+    return alone
 
 
 def mend(path: Path) -> None:
@@ -204,7 +234,7 @@ def _replace(path: Path, fresh: Path) -> None:
     """Give `fresh` the name `path`; between the two renames what stood there is held, and `mend` knows it."""
     while not _renamed(fresh, path):
         with suppress(FileNotFoundError):  # another process writes here too, and was quicker
-            lock = _Lock(path, wait=True)
+            lock = Lock(path, wait=True)
             try:
                 aside = path.rename(_beside(path, _OLD))
                 done = _renamed(fresh, path)
@@ -253,7 +283,7 @@ def _partial(path: Path, make: Callable[[Path], object]) -> Iterator[Path]:
         try:
             make(fresh)
             with suppress(FileNotFoundError, BlockingIOError):  # a sweep came before the lock
-                lock = _Lock(fresh)
+                lock = Lock(fresh)
         except BaseException:
             _delete(fresh)
             raise
@@ -282,7 +312,7 @@ def _abandoned(path: Path) -> Iterator[Path]:
     names = os.listdir(path.parent) if path.parent.is_dir() else []  # noqa: PTH208 - names are enough
     for left in (path.parent / name for name in names if ours.fullmatch(name)):
         try:
-            lock = _Lock(left)
+            lock = Lock(left)
         except OSError:  # held by its writer, swept by another, or of another user
             continue
         try:
@@ -306,41 +336,3 @@ def _delete(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-class _Lock:
-    """On a file or folder, while this process lives and until released; without effect where locks are none.
-
-    It locks the output itself. A `filelock` needs a file of its own, which would stay beside every output or
-    be sent with a bundle, and a rename would part the two.
-
-    FileNotFoundError where there is nothing at `path`, BlockingIOError where another has the lock, unless it
-    is to `wait`.
-    """
-
-    def __init__(self, path: Path, *, wait: bool = False) -> None:
-        self.is_sure = False
-        """Whether no one else has it."""
-        self._descriptor: int | None = None
-        if sys.platform == "win32":  # which has no flock, and opens no folders
-            path.stat()
-            return
-        import fcntl
-
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would wait for its writer
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            if not os.path.samestat(os.fstat(self._descriptor), path.stat()):
-                raise FileNotFoundError(errno.ENOENT, "replaced meanwhile", str(path))
-            self.is_sure = True
-        except (FileNotFoundError, BlockingIOError):
-            self.release()
-            raise
-        except OSError:  # a disk without locks
-            self.release()
-
-    def release(self) -> None:
-        """Let it go."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None

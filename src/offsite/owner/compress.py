@@ -14,7 +14,7 @@ from offsite.bundles.emulator import Emulator
 from offsite.data import DEFAULT_TEXT, tasks
 from offsite.data.blocks import blocks as cut
 from offsite.errors import UserError
-from offsite.files.atomic import staged
+from offsite.files.atomic import alone_in_work, staged
 from offsite.model.decoder import Decoder, check_length, longest
 from offsite.model.split import Split
 from offsite.owner import distill as distillation
@@ -127,6 +127,7 @@ def assemble(
     return Compressed(emulator, blueprint, keep, keep_of(emulator, model), budgeted, seed)
 
 
+@alone_in_work
 def profile_of(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from offsite.bundles import bundle
 from offsite.bundles.emulator import Emulator
 from offsite.data.blocks import Source, blocks
+from offsite.files.atomic import alone_in_work
 from offsite.model.decoder import Decoder, longest, output_at, own
 from offsite.model.harmonizers import harmonizer_tensors
 from offsite.training.batches import Batch
@@ -68,6 +69,7 @@ def distill(
         )  # fmt: skip
 
 
+@alone_in_work
 def align(
     emulator: Emulator,
     model: PreTrainedModel,

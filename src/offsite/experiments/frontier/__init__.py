@@ -19,6 +19,7 @@ from offsite.experiments.frontier import choose
 from offsite.experiments.frontier.answer import verdict
 from offsite.experiments.frontier.choose import ESTIMATES, FrontierPoint, Wish
 from offsite.experiments.frontier.grid import Settings, in_words
+from offsite.files.atomic import alone_in_work
 from offsite.model.split import Split
 from offsite.owner.build import keep_of
 from offsite.owner.chain import Link
@@ -113,6 +114,7 @@ class Frontier:
         return f"{done} of {count} were scored{how}"
 
 
+@alone_in_work
 def explore(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

@@ -15,6 +15,7 @@ from offsite.errors import UserError
 from offsite.experiments.compare import Bench, Cache, Experiment
 from offsite.experiments.study.emulators import EmulatorMaker
 from offsite.experiments.study.recipe import Cell, Recipe
+from offsite.files.atomic import alone_in_work
 
 Run = dict[str, Any]
 """The scores of one method (none: of the model itself) on one task with one seed; seconds: of its cell."""
@@ -95,6 +96,7 @@ class Study:
         return self.emulators(self.recipe.text_of(cell)).name(cell.chain, cell.keep, cell.seed)
 
 
+@alone_in_work
 def run(
     recipe: Recipe,
     model: PreTrainedModel,
