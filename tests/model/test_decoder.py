@@ -59,6 +59,23 @@ def test_lists_with_an_entry_a_layer_follow_the_order():
     assert (config.num_hidden_layers, reduced.num_hidden_layers) == (8, 3)
 
 
+def test_lists_as_long_as_the_stack_by_chance_stay_whole():
+    ids, factors = [1, 5, 6, 7, 9], [1.0, 0.5, 2.0, 1.0, 3.0]
+    config = t.FalconH1Config(
+        num_hidden_layers=5, vocab_size=16, eos_token_id=ids, ssm_multipliers=factors
+    )
+    config.architectures = ["A", "B", "C", "D", "E"]
+    reduced = reduced_config(config, [0, 2, 4])
+    assert reduced.num_hidden_layers == 3
+    assert (reduced.eos_token_id, reduced.ssm_multipliers) == (ids, factors)
+    assert reduced.architectures == config.architectures
+
+
+def test_ends_of_text_as_many_as_layers_go_along(model):
+    model.config.eos_token_id = list(range(2, 10))
+    assert restack(model, [0, 3, 7]).config.eos_token_id == list(range(2, 10))
+
+
 def test_a_skeleton_takes_no_memory(llama):
     assert {p.device.type for p in skeleton(llama.config).parameters()} == {"meta"}
 

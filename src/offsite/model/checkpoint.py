@@ -13,6 +13,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from offsite.model import tokenizer as tokenizers
+
 _LOCAL_KEYS = frozenset(
     ("_name_or_path", "name_or_path", "auto_map", "is_local", "local_files_only", "_commit_hash")
 )
@@ -64,6 +66,8 @@ def write_description(folder: Path, model: PreTrainedModel, tokenizer: PreTraine
         if file.exists():
             kept = _without_traces(json.loads(file.read_text(encoding="utf-8")))
             file.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    if tokenizer is not None:
+        tokenizers.settle(folder, tokenizer)
 
 
 def _without_traces(data: dict[str, Any]) -> dict[str, Any]:

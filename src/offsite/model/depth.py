@@ -7,6 +7,8 @@ different depth with the same layers give the same config.
 from __future__ import annotations
 
 import copy
+import functools
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +27,8 @@ _FROM_KINDS = {  # where a list of kinds decides, the key repeats it: its kind, 
     "first_k_dense_replace": ("dense", "mlp_layer_types"),
     "full_attn_idxs": ("full_attention", "layer_types"),
 }
+_APART_FROM_LAYERS = re.compile(r"(_token_ids?|_tokens|^architectures)$")
+"""Lists of anything but layers; that one is as long as the stack is deep is chance."""
 _DEPTHS = ("num_blocks", "encoder_layers", "decoder_layers", "n_layer", "n_layers", "num_layers")
 """Further names of the depth, if they have its value."""
 
@@ -36,9 +40,9 @@ def reduced_config(config: PretrainedConfig, order: Sequence[int]) -> Pretrained
     reduced.num_hidden_layers = len(order)
     for key, value in values.items():
         if key not in ("num_hidden_layers", *_FROM_KINDS):
-            _set(reduced, key, value, _carried(key, value, depth, order))
+            _set(reduced, key, value, _carried(config, key, value, order))
     for key in values.keys() & _FROM_KINDS:  # after the lists of kinds
-        _set(reduced, key, values[key], _repeated(key, values[key], reduced, depth, order))
+        _set(reduced, key, values[key], _repeated(config, key, values[key], reduced, order))
     if "attention_types" in values and "attention_layers" in values:  # gpt_neo: kinds, and how often in a row
         reduced.attention_types = [[list(reduced.attention_layers), 1]]
     if values.get("final_w_init_variance_scale") == 2 / depth:  # recurrent_gemma
@@ -46,20 +50,40 @@ def reduced_config(config: PretrainedConfig, order: Sequence[int]) -> Pretrained
     return reduced
 
 
+def _has_one_a_layer(config: PretrainedConfig, key: str, value: Sequence[object]) -> bool:
+    """Tell whether a list has an entry a layer; by its length alone it may have it by chance."""
+    if len(value) != config.num_hidden_layers or _APART_FROM_LAYERS.search(key):
+        return False
+    usual = _defaults(type(config))
+    default = usual.get(key)
+    numbers = isinstance(default, list | tuple) and default and isinstance(default[0], int | float)
+    return not numbers or len(default) == usual.get("num_hidden_layers")
+
+
+@functools.cache
+def _defaults(kind: type[PretrainedConfig]) -> dict[str, Any]:
+    """Return what a family's config says by default."""
+    try:
+        return kind().to_dict()
+    except Exception:  # a family without defaults
+        return {}
+
+
 def _set(config: PretrainedConfig, key: str, old: object, new: object) -> None:
     if new is not old and hasattr(config, key):  # `to_dict` names more than there is to set
         setattr(config, key, new)
 
 
-def _carried(key: str, value: Any, depth: int, order: Sequence[int]) -> Any:
+def _carried(config: PretrainedConfig, key: str, value: Any, order: Sequence[int]) -> Any:
     """Return what a config's `value` is for the layers `order`: itself, unless it depends on the layers."""
+    depth = config.num_hidden_layers
     if key == "per_layer_config" and isinstance(value, Mapping):
         by_number = {int(number): each for number, each in value.items()}
         return {slot: by_number[i] for slot, i in enumerate(order) if i in by_number}
     if isinstance(value, list | tuple):
         if key in _NUMBERS:
             return type(value)(slot for slot, i in enumerate(order) if i in value)
-        return type(value)(value[i] for i in order) if len(value) == depth else value
+        return type(value)(value[i] for i in order) if _has_one_a_layer(config, key, value) else value
     if isinstance(value, bool) or not isinstance(value, int):
         return value
     if key in _BELOW:
@@ -71,12 +95,14 @@ def _carried(key: str, value: Any, depth: int, order: Sequence[int]) -> Any:
     return len(order) if key in _DEPTHS and value == depth else value
 
 
-def _repeated(key: str, value: Any, reduced: PretrainedConfig, depth: int, order: Sequence[int]) -> Any:
+def _repeated(
+    config: PretrainedConfig, key: str, value: Any, reduced: PretrainedConfig, order: Sequence[int]
+) -> Any:
     """Return what a key says that repeats a list of kinds; without such a list, as any other."""
     kind, where = _FROM_KINDS[key]
     kinds = getattr(reduced, where, None)
     if value is None or not isinstance(kinds, list | tuple):
-        return _carried(key, value, depth, order)
+        return _carried(config, key, value, order)
     if key in _NUMBERS:
         return [slot for slot, each in enumerate(kinds) if each == kind]
     return next((slot for slot, each in enumerate(kinds) if each != kind), len(kinds))

@@ -266,11 +266,11 @@ def _refuse_other_kinds(word: str, config: PreTrainedConfig) -> None:
 
 
 def _tokenizer(word: str, where: str) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
+    from offsite.model.tokenizer import opened
 
     lacking = f"{word!r} holds no tokenizer that can be read; copy the tokenizer files of the model into it."
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+        tokenizer = opened(where)
     except OSError as error:
         raise _unreadable(word, where, "tokenizer", error) from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from offsite.errors import UserError, brief
+from offsite.model.tokenizer import SETTINGS, opened
 from offsite.untrusted.chat_template import check_template
 from offsite.untrusted.config import objects, refuse_orders
 from offsite.untrusted.files import parse, read_object, read_text
@@ -23,7 +24,6 @@ from offsite.untrusted.fork import try_first
 from offsite.untrusted.regex import check_patterns
 from offsite.untrusted.tokenize import mark_untrusted
 
-_SETTINGS = "tokenizer_config.json"
 _BACKEND = "tokenizer.json"
 _TEMPLATE = "chat_template.jinja"
 _CONFIG = "config.json"  # the model's; transformers looks there for a class that the settings do not name
@@ -31,7 +31,7 @@ _ADDED = "added_tokens.json"
 VOCABULARY = frozenset(
     [
         _BACKEND,
-        _SETTINGS,
+        SETTINGS,
         _TEMPLATE,
         _ADDED,
         "vocab.json",
@@ -68,7 +68,7 @@ def open_tokenizer(folder: Path, words: int) -> PreTrainedTokenizerBase:
     for name in sorted(VOCABULARY):
         if (folder / name).exists():
             _check_size(folder / name, words)
-    _check_settings(folder / _SETTINGS)
+    _check_settings(folder / SETTINGS)
     if (folder / _CONFIG).exists():
         _check_class(folder / _CONFIG)
     if (folder / _ADDED).exists():
@@ -115,9 +115,7 @@ def _content(folder: Path) -> bytes:
 
 def _opened(folder: Path) -> PreTrainedTokenizerBase:
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True
-        )
+        tokenizer = opened(folder, local=True)
         tokenizer.get_vocab()
     except (KeyboardInterrupt, MemoryError):
         raise
