@@ -61,9 +61,7 @@ def test_lists_with_an_entry_a_layer_follow_the_order():
 
 def test_lists_as_long_as_the_stack_by_chance_stay_whole():
     ids, factors = [1, 5, 6, 7, 9], [1.0, 0.5, 2.0, 1.0, 3.0]
-    config = t.FalconH1Config(
-        num_hidden_layers=5, vocab_size=16, eos_token_id=ids, ssm_multipliers=factors
-    )
+    config = t.FalconH1Config(num_hidden_layers=5, vocab_size=16, eos_token_id=ids, ssm_multipliers=factors)
     config.architectures = ["A", "B", "C", "D", "E"]
     reduced = reduced_config(config, [0, 2, 4])
     assert reduced.num_hidden_layers == 3

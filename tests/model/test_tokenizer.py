@@ -51,9 +51,7 @@ def byte_level():
 def unigram():
     return trained(
         models.Unigram(),
-        trainers.UnigramTrainer(
-            vocab_size=60, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False
-        ),
+        trainers.UnigramTrainer(vocab_size=60, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False),
         pre_tokenizers.Metaspace(),
         normalizers.NFKC(),
         decoders.Metaspace(),

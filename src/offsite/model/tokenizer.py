@@ -38,8 +38,8 @@ def settle(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     (folder / SETTINGS).write_text(json.dumps(told, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     if not _opens(folder, tokenizer, opened):
         raise UserError(
-            f"The tokenizer, a {type(tokenizer).__name__}, would not open from its files as it is; convert it to "
-            "a PreTrainedTokenizerFast."
+            f"The tokenizer, a {type(tokenizer).__name__}, would not open from its files as it is; convert it "
+            "to a PreTrainedTokenizerFast."
         )
     if not _opens(folder, tokenizer, auto.from_pretrained):
         sys.stderr.write(
