@@ -54,17 +54,19 @@ def _has_one_a_layer(config: PretrainedConfig, key: str, value: Sequence[object]
     """Tell whether a list has an entry a layer; by its length alone it may have it by chance."""
     if len(value) != config.num_hidden_layers or _APART_FROM_LAYERS.search(key):
         return False
-    usual = _defaults(type(config))
+    kind: Any = type(config)
+    usual = _defaults(kind)
     default = usual.get(key)
-    numbers = isinstance(default, list | tuple) and default and isinstance(default[0], int | float)
-    return not numbers or len(default) == usual.get("num_hidden_layers")
+    if not isinstance(default, list | tuple) or not default or not isinstance(default[0], int | float):
+        return True
+    return len(default) == usual.get("num_hidden_layers")
 
 
 @functools.cache
-def _defaults(kind: type[PretrainedConfig]) -> dict[str, Any]:
+def _defaults(kind: Any) -> dict[str, Any]:
     """Return what a family's config says by default."""
     try:
-        return kind().to_dict()
+        return dict(kind().to_dict())
     except Exception:  # a family without defaults
         return {}
 
