@@ -214,6 +214,75 @@ class TestRefusals:
         shards[0].unlink()
         assert "no safetensors weights that can be read" in refusal(folder)
 
+    @pytest.fixture
+    def shards(self, folder):
+        (folder / "model.safetensors").unlink()
+        tiny_model("qwen3").save_pretrained(folder, max_shard_size="100KB")
+        return sorted(folder.glob("model-*.safetensors"))
+
+    def test_a_missing_shard_is_named(self, folder, shards):
+        shards[1].unlink()
+        said = refusal(folder)
+        assert "model.safetensors.index.json names" in said
+        assert shards[1].name in said
+
+    def test_a_shard_that_the_index_does_not_name(self, folder, shards):
+        index = folder / "model.safetensors.index.json"
+        data = json.loads(index.read_text())
+        data["weight_map"] = {k: v for k, v in data["weight_map"].items() if v != shards[0].name}
+        index.write_text(json.dumps(data))
+        assert f"{shards[0].name}, which model.safetensors.index.json does not name" in refusal(folder)
+
+    def test_shards_beside_a_whole_file(self, folder, shards):
+        save_file(tiny_model("qwen3", seed=1).state_dict(), folder / "model.safetensors")
+        said = refusal(folder)
+        assert "model.safetensors and the shards that model.safetensors.index.json names" in said
+
+    @pytest.mark.parametrize(
+        "other", ["pytorch_model.bin", "model-old.safetensors", "consolidated.00.pth", "a.gguf"]
+    )
+    def test_what_is_not_read_beside_the_weights_is_said(self, folder, other, capsys):
+        (folder / other).write_bytes(b"other")
+        loading.load(str(folder))
+        said = capsys.readouterr().err
+        assert f"reading model.safetensors in {str(folder)!r}, and not {other}\n" == said
+
+    def test_a_trainers_own_files_beside_the_weights_are_not_spoken_of(self, folder, capsys):
+        for name in ("optimizer.pt", "training_args.bin", "rng_state.pth", "trainer_state.json"):
+            (folder / name).write_bytes(b"other")
+        loading.load(str(folder))
+        assert not capsys.readouterr().err
+
+    def test_ends_of_text_that_differ_are_said(self, folder, capsys):
+        file = folder / "generation_config.json"
+        for ends, said in (([2, 9], ""), (9, "says eos_token_id 9 and config.json 2")):
+            file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token_id": ends}))
+            loading.load(str(folder))
+            err = capsys.readouterr().err
+            assert said in err
+            assert bool(err) == bool(said)
+
+    @pytest.mark.parametrize(
+        ("family", "kind", "way"), [("phi3", "su", "'longrope'"), ("llama", "nope", "yarn")]
+    )
+    @pytest.mark.parametrize("key", ["rope_scaling", "rope_parameters"])
+    def test_a_rope_type_that_is_not_known(self, tmp_path, tokenizer, family, kind, way, key):
+        tiny_model(family).save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        factors = {"short_factor": [1.0] * 4, "long_factor": [1.0] * 4, "factor": 2.0, "rope_theta": 1e4}
+        edit_config(tmp_path, **{key: {"rope_type": kind, **factors}})
+        said = refusal(tmp_path)
+        assert f"rope type {kind!r}" in said
+        assert way in said
+
+    def test_a_sentencepiece_tokenizer_without_sentencepiece(self, folder, monkeypatch):
+        (folder / "tokenizer.json").unlink()
+        (folder / "tokenizer.model").write_bytes(b"\x0a\x0e\x0a\x05<unk>\x15\0\0\0\0\x18\x02")
+        monkeypatch.setattr("offsite.model.fit.find_spec", lambda name: None)
+        said = refusal(folder)
+        assert "tokenizer.model" in said
+        assert "pip install sentencepiece" in said
+
     def test_a_broken_index_of_shards(self, folder):
         (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
         (folder / "model.safetensors.index.json").write_text("{}")
@@ -234,6 +303,44 @@ class TestRefusals:
         said = refusal(folder)
         assert "have no place" in said
         assert "model.layers.5." in said
+
+    def test_fewer_layers_than_the_config_says(self, folder):
+        edit_config(folder, num_hidden_layers=9, layer_types=["full_attention"] * 9)
+        said = refusal(folder)
+        assert "missing" in said
+        assert "model.layers.8." in said
+
+    def test_a_list_of_layers_of_another_length_than_the_stack(self, folder):
+        edit_config(folder, num_hidden_layers=9, layer_types=["full_attention"] * 8)
+        said = refusal(folder)
+        assert "num_hidden_layers" in said
+        assert "layer_types" in said
+
+    @pytest.mark.parametrize("family", ["llama", "qwen3"])
+    def test_a_bias_of_attention_that_the_config_denies(self, tmp_path, tokenizer, family):
+        config = FAMILIES[family]()
+        config.attention_bias = True
+        transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        edit_config(tmp_path, attention_bias=False)
+        said = refusal(tmp_path)
+        assert "32 tensors have no place" in said
+        assert "_proj.bias" in said
+
+    @pytest.mark.parametrize("family", ["llama", "qwen3", "phi3", "gpt_neox"])
+    def test_a_head_of_its_own_that_the_config_denies(self, tmp_path, tokenizer, family):
+        config = FAMILIES[family]()
+        config.tie_word_embeddings = False
+        transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        edit_config(tmp_path, tie_word_embeddings=True)
+        assert "says tie_word_embeddings: true, but its weights hold a head" in refusal(tmp_path)
+
+    def test_a_head_that_the_config_asks_for_and_the_weights_lack(self, tmp_path, tokenizer):
+        tiny_model("llama").save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        edit_config(tmp_path, tie_word_embeddings=False)
+        assert "1 tensors are missing or of another shape, lm_head.weight" in refusal(tmp_path)
 
     def test_biases_that_the_config_denies(self, tmp_path, tokenizer):
         model = tiny_model("qwen2")

@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from offsite import progress
 from offsite.download import wheels
-from offsite.errors import UserError, did_you_mean
+from offsite.errors import UserError, brief, did_you_mean
 from offsite.files.atomic import staged, write_text
 from offsite.model import fit
 
@@ -136,6 +136,8 @@ def load(word: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     fit.refuse_bundle(word, where)
     fit.refuse_lora(word, Path(where))
     fit.refuse_unreadable(word, Path(where))
+    fit.refuse_two_sets(word, Path(where))
+    fit.refuse_without_sentencepiece(word, Path(where))
     on_hub = not Path(where).is_dir()
     if on_hub:
         sys.stderr.write(f"looking for {word} on the hub (no folder of that name is here)\n")
@@ -213,7 +215,7 @@ def _unmarked(model: PreTrainedModel) -> PreTrainedModel:
 
 def _config(word: str, where: str) -> PreTrainedConfig:
     from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig, __version__
+    from transformers import AutoConfig, PreTrainedConfig, __version__
 
     folder = Path(where)
     if folder.is_dir() and not (folder / "config.json").is_file():
@@ -225,13 +227,14 @@ def _config(word: str, where: str) -> PreTrainedConfig:
     except (AttributeError, KeyError, StrictDataclassError, TypeError, ValueError) as error:
         if "trust_remote_code" in str(error):
             raise _of_own_code(word) from error
+        fit.refuse_unknown_rope(word, PreTrainedConfig.get_config_dict(where)[0])
         raise UserError(
-            f"The config.json of {word!r} describes no model that transformers {__version__} knows; "
-            "correct it or take a newer transformers."
+            f"The config.json of {word!r} describes no model that transformers {__version__} knows "
+            f"({brief(error, 200)}); correct it or take a newer transformers."
         ) from error
     if "/" in f"{config._attn_implementation}{config._experts_implementation}":  # a kernel from the hub
         raise _of_own_code(word)
-    _refuse_other_kinds(word, config)
+    fit.refuse_other_kinds(word, config)
     if config._attn_implementation not in (None, "eager", "sdpa"):
         config._attn_implementation = None  # its package may be missing here: transformers chooses
     config.output_attentions = config.output_hidden_states = False  # they keep fused attention off
@@ -251,20 +254,6 @@ def _of_own_code(word: str) -> UserError:
     )
 
 
-def _refuse_other_kinds(word: str, config: PreTrainedConfig) -> None:
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
-
-    # transformers opens BERT and its kin as causal models, with attention that looks both ways.
-    looks_ahead = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder or looks_ahead:
-        raise UserError(
-            f"{word!r} is a {config.model_type} model, not a causal language model; "
-            "take a decoder such as llama, qwen or gemma."
-        )
-    if getattr(config, "quantization_config", None):
-        raise UserError(f"{word!r} holds quantised weights; take the model in its original precision.")
-
-
 def _tokenizer(word: str, where: str) -> PreTrainedTokenizerBase:
     from offsite.model.tokenizer import opened
 
@@ -273,7 +262,7 @@ def _tokenizer(word: str, where: str) -> PreTrainedTokenizerBase:
         tokenizer = opened(where)
     except OSError as error:
         raise _unreadable(word, where, "tokenizer", error) from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, ImportError, KeyError, TypeError, ValueError) as error:
         raise UserError(lacking) from error
     # Of some families transformers makes an empty tokenizer where there are no files.
     if not tokenizer.get_vocab().keys() - tokenizer.all_special_tokens:
@@ -300,12 +289,15 @@ def _weights(word: str, where: str, config: PreTrainedConfig) -> PreTrainedModel
     except OSError as error:
         raise _unreadable(word, where, "safetensors weights", error) from error
     except (KeyError, SafetensorError, ValueError) as error:
+        fit.refuse_unknown_rope(word, config.to_dict())
         raise UserError(
             f"The weights of {word!r} are cut short or damaged; take a fresh copy of them."
         ) from error
     model: PreTrainedModel = loaded[0]
     fit.refuse_misfit(word, loaded[1])
     fit.refuse_surplus(word, loaded[1])
+    fit.refuse_untied(word, model)
+    fit.say_ends(word, model)
     return model if fit.is_usable(model.dtype) else move(model, torch.float32)
 
 
