@@ -98,7 +98,7 @@ def test_a_cache_answers_another_wish_without_more_work(world, here, monkeypatch
 def test_a_wish_that_cannot_be_met_is_said_and_nothing_is_sent(world, here):
     ran = command(*line("--method uniform --keeps 1 --score 1 --min-gap 90", world, here / "f"))
     assert ran.code == 0, ran.err
-    assert "No emulator scored has a gap of 90 points; the closest, of keep 1, lacks 90.0 points" in ran.out
+    assert "No emulator scored has a gap of 90 nats; the closest, of keep 1, lacks 90.000 nats" in ran.out
     assert sorted(path.name for path in (here / "f").iterdir()) == ["frontier.json", "report.html"]
 
 
@@ -146,7 +146,7 @@ REFUSED = {
     "--profile no/such": "There is no 'no/such'",
     "--max-loss some": "not 'some'",
     "--max-loss 200%": "not '200%'",
-    "--min-gap 101": "not 101",
+    "--min-gap 101": "not '101'",
     "--score 0": "found '0'",
     "--method uniform --length 129": "129 tokens are longer than the 128",
     "--method uniform --blocks 99999": "where 99999 are wanted",

@@ -60,13 +60,14 @@ def made_frontier(word="beta", task="arc_easy"):
             "stored": keep,
             "estimate": {"cosine": 0.5 + keep / 2, "relative_error": 1 - keep, "loss_gap": 1 - keep},
             "rows": rows if scored else None,
-            "gap": 5.3 if scored else None,
-            "gap_nll": 0.69 if scored else None,
-            "gain": 0.6 + place / 10 if scored else None,
+            "loss": {"value": 0.79, "stderr": 0.1} if scored else None,
+            "gap": {"value": 0.69, "stderr": None} if scored else None,
+            "gap_points": {"value": 5.3, "stderr": 4.2} if scored else None,
+            "gain": {"value": 0.6 + place / 10, "stderr": None} if scored else None,
         })  # fmt: skip
     ends = {row: {task: cell(*SCORES[row])} for row in ("zero_shot", "fine_tuned")}
     return {"kind": "frontier", "model": word, "method": word, "tasks": [task], "tuning": {"steps": 5},
-            "points": points, "ends": ends, "wish": {"min_gap": 4, "max_loss": 0.01}, "chosen": 1,
+            "points": points, "ends": ends, "wish": {"min_gap": "4 nats"}, "chosen": 1,
             "closest": None, "answer": f"Send {word}.", "call": "offsite frontier", "versions": {},
             "seed": 0, "date": "2026-01-02", "machine": "m"}  # fmt: skip
 

@@ -62,7 +62,7 @@ def test_fidelity_of_every_emulator_is_drawn_scored_or_not(page):
 def test_a_frontier_of_which_nothing_was_scored_is_a_page(page):
     frontier = made_frontier() | {"chosen": None}
     for point in frontier["points"]:
-        point |= dict.fromkeys(("rows", "gap", "gap_nll", "gain"))
+        point |= dict.fromkeys(("rows", "loss", "gap", "gap_points", "gain"))
     made = page(frontier)
     assert len(made.json) == 3
     assert "3 emulators were estimated, 0 of them" in made.text

@@ -147,6 +147,12 @@ def _pair(
         report.write(results, folder / "report.html")
 
     def show() -> None:
+        from offsite.report.verdict import judge
+        from offsite.results.schema import Results
+
+        read = Results.read(results)
+        for task in read.tasks:
+            console().print(task, *judge(read, [task]).lines, sep="\n")
         console().print(*rows_tables(results["rows"], results["notes"]), sep="\n")
         console().print(f"Report: {out / 'report.html'}")
 

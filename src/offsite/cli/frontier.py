@@ -34,7 +34,7 @@ Every emulator is estimated by its gradients and loss on public text. Up to `--s
 scored: the smallest and the largest first, then by halving. It needs the full model and the data in one place,
 so it is for experiments on public data. After an interruption the same command resumes.
 
-Example: `offsite frontier smollm2-135m --profile profile/ --tasks arc_easy --min-gap 4 --max-loss 1% -o f/`
+Example: `offsite frontier smollm2-135m --profile profile/ --tasks arc_easy --min-gap 40% --max-loss 5% -o f/`
 
 Another: `offsite frontier smollm2-135m --method scaleot --alphas 0.25,0.5 --betas 0.6,1 --tasks arc_easy -o f/`
 """
@@ -70,14 +70,15 @@ Most = Annotated[int, typer.Option("--score", min=1, help="Maximum number of emu
 Steps = Annotated[int, typer.Option(help="Maximum number of optimizer steps of each tuning.")]
 Rate = Annotated[float, typer.Option(help="Peak learning rate of each tuning.")]
 Gap = Annotated[
-    float | None,
-    typer.Option(help="Select: the tuned emulator's accuracy is at least this many points below plugged in."),
+    str | None,
+    typer.Option(
+        help="Select: the tuned emulator is at least so much worse than plugged in: nats of choice nll (0.1), "
+        "or a share of fine-tuning's gain in it (40%); of answer nll where no task has choices."
+    ),
 ]
 Loss = Annotated[
     str | None,
-    typer.Option(
-        help="Select: plugged in loses at most this share of fine-tuning's gain in nll, as 1% or 0.01."
-    ),
+    typer.Option(help="Select: plugged in is at most so much worse than fine-tuned, likewise (0.02 or 5%)."),
 ]
 
 
@@ -121,12 +122,12 @@ def command(
     from offsite.data_owner.tune import TuneConfig
     from offsite.experiments.compare import Bench, Cache, Experiment
     from offsite.experiments.frontier import Wish, explore
-    from offsite.experiments.frontier.choose import share
+    from offsite.experiments.frontier.choose import Amount
     from offsite.model import loading
     from offsite.owner.profile import Profile
 
     text = tasks.without(text, [*named, data])
-    wish = Wish(min_gap, None if max_loss is None else share(max_loss))
+    wish = Wish(*(None if word is None else Amount.of(word) for word in (min_gap, max_loss)))
     config = TuneConfig(steps=steps, lr=lr, lora_rank=lora_rank, seed=seed)
     loaded = {folder: Profile.load(folder) for folder in profiles or []}
     made, varied = list(loaded.values()), _varied(vary or [], alpha=alphas, beta=betas)

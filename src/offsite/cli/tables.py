@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.table import Table
 
-from offsite.results.schema import ROWS
+from offsite.results.measures import ACCURACY, CHOICE, NLL, NORMALISED, Measure
+from offsite.results.schema import ROWS, Score
 
 if TYPE_CHECKING:
     from offsite.experiments.frontier import Frontier
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from offsite.experiments.study.forecast import Forecast, Step
 
 
-def scores_table(scores: Mapping[str, Mapping[str, float]], notes: Sequence[str] = ()) -> Table:
+def scores_table(scores: Mapping[str, Mapping[str, Any]], notes: Sequence[str] = ()) -> Table:
     """One line a task."""
     table = _table("task", notes)
     for task, score in scores.items():
@@ -81,19 +82,20 @@ def duration(seconds: float | None) -> str:
 def _table(first: str, notes: Sequence[str]) -> Table:
     table = Table(caption="\n".join(notes) or None, caption_justify="left")
     table.add_column(first, no_wrap=True)
-    for name in ("accuracy %", "normalised %", "answer nll", "questions"):
+    for name in ("accuracy %", "normalised %", "choice nll", "answer nll", "questions"):
         table.add_column(name, justify="right", no_wrap=True)
     return table
 
 
-def _cells(score: Mapping[str, float]) -> tuple[str, ...]:
-    def pm(name: str, scale: float, digits: int) -> str:
-        if score[name] is None:  # a text has no accuracy
-            return "–"
-        spread = f" ± {scale * score[name + '_stderr']:.{digits}f}" if score["n"] > 1 else ""
-        return f"{scale * score[name]:.{digits}f}{spread}"
+def _cells(score: Mapping[str, Any]) -> tuple[str, ...]:
+    read = Score(**score)
+    shown = (_cell(measure, read) for measure in (ACCURACY, NORMALISED, CHOICE, NLL))
+    return *shown, "–" if read.n is None else str(read.n)
 
-    return pm("acc", 100, 1), pm("acc_norm", 100, 1), pm("nll", 1, 2), f"{score['n']:.0f}"
+
+def _cell(measure: Measure, score: Score) -> str:
+    found = measure.of(score)  # of a text there is no accuracy
+    return f"{found.show(measure.digits)} {found.spread(measure.digits)}".strip() if found else "–"
 
 
 def frontier_table(found: Frontier) -> Table:
@@ -106,7 +108,7 @@ def frontier_table(found: Frontier) -> Table:
     )
     table.add_column("")
     table.add_column("settings", min_width=12)
-    for name in ("stored", "cosine", "loss", "tuned", "plugged in", "gain", "gap"):
+    for name in ("stored", "cosine", "text", "tuned", "plugged in", "loss", "gap"):
         table.add_column(name, justify="right", no_wrap=True)
     best = undominated(found.points)
     for place, point in enumerate(found.points):
@@ -117,10 +119,10 @@ def frontier_table(found: Frontier) -> Table:
 
 
 _CAPTION = (
-    "> chosen; * scored, and none beats it in both gain and gap; –: not scored, or its task has no such "
-    "figure\nstored, cosine, loss: % of the middle; of the gradients; nats a token above the model's\ntuned, "
-    "plugged in: accuracy %/answer nll\ngain, gap: % of fine-tuning's fall of the nll; accuracy points plugged "
-    "in lies above tuned"
+    "> chosen; * scored, and none beats it in both loss and gap; –: not scored, or its task has no such "
+    "figure\nstored, cosine, text: % of the middle; of the gradients; nats a token above the model's\ntuned, "
+    "plugged in: accuracy %/answer nll\nloss, gap: how much worse plugged in is than fine-tuned, and tuned "
+    "than plugged in: nats of choice nll, or of answer nll where no task has choices"
 )
 
 
@@ -135,7 +137,7 @@ def _figures_of(point: FrontierPoint) -> list[str]:
     for row in ("emulator_tuned", "plugged_in"):
         acc, nll = (mean(point.rows, row, score) for score in ("acc", "nll"))
         cells.append(f"{_figure(acc, 100, 1)}/{_figure(nll, 1, 2)}" if point.rows else "–")
-    return [*cells, _figure(point.gain, 100, 1), _figure(point.gap, 1, 1)]
+    return [*cells, *(each.show(3) if each else "–" for each in (point.loss, point.gap))]
 
 
 def _figure(value: float | None, scale: float, digits: int) -> str:

@@ -216,6 +216,8 @@ class _Stages:
     def key(self, stage: str) -> dict[str, Any]:
         """Of a row: the questions that it answers, and what was trained on before, if anything was."""
         asked = {"asked": _asked(self.experiment)} | (self._training if stage in _TRAINED else {})
+        if any(task.scoring == "multiple_choice" for task in self.experiment.tasks):
+            asked |= {"kept": "choices"}  # which rows of older versions lack: they are made anew
         return {"stage": stage, **self.about, **asked}
 
     def score(self, model: PreTrainedModel) -> TaskScores:

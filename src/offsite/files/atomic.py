@@ -30,6 +30,8 @@ _OLD = ".old"  # ends the name of a whole output, set aside for the moment in wh
 _ours: ContextVar[frozenset[Path]] = ContextVar("_ours", default=frozenset())  # folders held by these calls
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+# A list of numbers as json indents it. No string matches, for none holds a line break.
+_NUMBERS = re.compile(r"\[(?:\n\s*-?\d[-+.\deE]*,?)+\n\s*\]")
 _staging: set[Path] = set()  # the folders that `staged` has yielded, in this process
 
 
@@ -89,9 +91,12 @@ def write_json(path: Path, value: object) -> None:
 
 
 def indented(value: object) -> str:
-    """Indented JSON: null for infinity and NaN, which JSON cannot say, and words for what is no JSON."""
+    """Indented JSON, a list of numbers on one line.
+
+    It has null for infinity and NaN, which JSON cannot say, and words for what is no JSON.
+    """
     plain = json.loads(json.dumps(value, default=str), parse_constant=lambda _: None)
-    return json.dumps(plain, indent=2)
+    return _NUMBERS.sub(lambda found: f"[{' '.join(found[0][1:-1].split())}]", json.dumps(plain, indent=2))
 
 
 @contextmanager

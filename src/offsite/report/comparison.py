@@ -8,10 +8,11 @@ from typing import Any
 from offsite.report.figures import five_rows, loss_curves
 from offsite.report.part import Chapter, KeyFigure, PageTable, Part, Shown, command_block, number
 from offsite.report.verdict import Verdict, judge
-from offsite.results.measures import ACCURACY, NLL, NORMALISED
+from offsite.results.measures import ACCURACY, CHOICE, NLL, NORMALISED, measures
 from offsite.results.schema import ROWS, Results
+from offsite.results.statistics import Estimate
 
-_TABLE = (ACCURACY, NORMALISED, NLL)
+_TABLE = (ACCURACY, NORMALISED, CHOICE, NLL)
 
 
 def comparison(data: Mapping[str, Any]) -> Part:
@@ -36,23 +37,33 @@ def comparison(data: Mapping[str, Any]) -> Part:
 
 _NOTE = (
     "Bars and ± show one standard error over the questions. The shaded band runs from zero-shot to fine-tuned: "
-    "what tuning can bring. Errors of differences take the rows as independent; as all answer the same "
-    "questions, this usually overstates them. A dash stands where a row was not measured so."
+    "what tuning can bring. Errors of differences are paired over the questions where every row kept what it "
+    "gave each choice; else they take the rows as independent, which usually overstates them. A dash stands "
+    "where a row was not measured so."
 )
 
 
 def _key_figures(verdict: Verdict) -> Iterator[KeyFigure]:
-    """The gain and the gap, where they are known."""
-    if verdict.gain:
-        meaning = "of fine-tuning’s gain in answer nll over zero-shot is reached by the plugged-in model."
-        yield KeyFigure(f"{verdict.gain.show(0, 100)}%", verdict.gain.spread(0, 100), meaning)
-    gaps = [(verdict.gap_acc, 1, "points of accuracy"), (verdict.gap_nll, 2, "nats of answer nll")]
-    known = [(gap.show(digits), f"{gap.spread(digits)} {unit}".strip()) for gap, digits, unit in gaps if gap]
-    if known:
+    """The loss, the gap and the gain, where they are known."""
+    if known := _set_large(verdict.loss, verdict.loss_points, verdict):
+        yield KeyFigure(*known[:2], "is the loss: how much worse plugged in does than fine-tuned.", known[2])
+    if known := _set_large(verdict.gap, verdict.gap_points, verdict):
         meaning = (
-            f"is the gap: how much better plugged in does than emulator tuned. {verdict.size} {verdict.meaning}"
+            f"is the gap: how much worse emulator tuned does than plugged in. {verdict.size} {verdict.meaning}"
         )
-        yield KeyFigure(*known[0], meaning, " ".join(known[1]) if len(known) > 1 else "")
+        yield KeyFigure(*known[:2], meaning, known[2])
+    if verdict.gain:
+        meaning = f"of fine-tuning’s gain in {verdict.by} over zero-shot is kept by the plugged-in model."
+        yield KeyFigure(f"{verdict.gain.show(0, 100)}%", verdict.gain.spread(0, 100), meaning)
+
+
+def _set_large(nats: Estimate | None, points: Estimate | None, verdict: Verdict) -> tuple[str, str, str] | None:
+    """A number, its error and unit, and the other: nats first, points of accuracy next to them."""
+    sizes = [(nats, verdict.digits, f"nats of {verdict.by}"), (points, ACCURACY.digits, "points of accuracy")]
+    known = [
+        (each.show(digits), f"{each.spread(digits)} {unit}".strip()) for each, digits, unit in sizes if each
+    ]
+    return (*known[0], " ".join(known[1]) if len(known) > 1 else "") if known else None
 
 
 def _facts(results: Results) -> dict[str, str]:
@@ -74,23 +85,23 @@ def _task(results: Results, task: str) -> Chapter:
     about = [f"{asked} questions" if asked else "", (results.sources or {}).get(task, "")]
     verdict = judge(results, [task])
     several = [verdict.headline, verdict.meaning] if len(results.tasks) > 1 else []
+    scores = [results.rows[row.key][task] for row in ROWS]
     figures = [
         Shown(measure.caption, figure, f"{measure.caption} on {task}; see the table", measure.hint)
-        for measure in (ACCURACY, NLL)
+        for measure in measures(scores)
         if (figure := five_rows(results, task, measure))
     ]  # fmt: skip
+    shown = [measure for measure in _TABLE if measure is not CHOICE or measure in measures(scores)]
     table = PageTable(
-        ["Row", *(measure.caption for measure in _TABLE)],
-        [_numbers(results, row.key, row.name, task) for row in ROWS],
+        ["Row", *(measure.caption for measure in shown)],
+        [
+            [row.name, *(number(measure.of(score), measure.digits) for measure in shown)]
+            for row, score in zip(ROWS, scores, strict=True)
+        ],
         keys=[row.key for row in ROWS],
     )
     notes = [" · ".join(filter(None, about)), " ".join(several)]
     return Chapter(task, notes=[note for note in notes if note], figures=figures, table=table)
-
-
-def _numbers(results: Results, key: Any, name: str, task: str) -> list[str]:
-    score = results.rows[key][task]
-    return [name, *(number(measure.of(score), measure.digits) for measure in _TABLE)]
 
 
 def _tuning(results: Results) -> Iterator[Chapter]:

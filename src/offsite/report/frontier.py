@@ -1,4 +1,4 @@
-"""One frontier: emulators of many settings, each with its gain plugged in and its gap."""
+"""One frontier: emulators of many settings, each with its loss and its gap."""
 
 from __future__ import annotations
 
@@ -21,6 +21,13 @@ _ZERO_SHOT, _FINE_TUNED = ROWS[:2]
 TaskScores = dict[str, Score]
 
 
+class Figures(Loose):
+    """A number and its standard error."""
+
+    value: float
+    stderr: Number = None
+
+
 class ScoredEmulator(Loose):
     """One emulator: its settings, what is estimated of it, and its rows if it was scored."""
 
@@ -28,11 +35,11 @@ class ScoredEmulator(Loose):
     stored: Number = None
     estimate: dict[str, Number] | None = None
     rows: dict[str, TaskScores] | None = None
-    gap: Number = None
-    gap_stderr: Number = None
-    gap_nll: Number = None
-    gain: Number = None
-    gain_stderr: Number = None
+    loss: Figures | None = None
+    gap: Figures | None = None
+    gain: Figures | None = None
+    loss_points: Figures | None = None
+    gap_points: Figures | None = None
 
 
 class Ends(Loose):
@@ -45,8 +52,8 @@ class Ends(Loose):
 class WishRecord(Loose):
     """What the owner asked for."""
 
-    min_gap: float | None = None
-    max_loss: float | None = None
+    min_gap: str | None = None
+    max_loss: str | None = None
 
 
 class FrontierFile(Loose):
@@ -102,12 +109,16 @@ def frontier(data: Mapping[str, Any]) -> Part:
     )
 
 
+def _estimate(figures: Figures | None) -> Estimate | None:
+    return None if figures is None else Estimate(figures.value, figures.stderr)
+
+
 def _facts(found: FrontierFile) -> dict[str, str]:
     wish = []
     if found.wish.min_gap is not None:
-        wish.append(f"a gap of {found.wish.min_gap:g} points or more")
+        wish.append(f"a gap of {found.wish.min_gap} or more")
     if found.wish.max_loss is not None:
-        wish.append(f"a loss of {100 * found.wish.max_loss:g}% or less")
+        wish.append(f"a loss of {found.wish.max_loss} or less")
     facts = {"Model": found.model, "Method": found.method, "Tasks": ", ".join(found.tasks or ())}
     facts |= {"Wished": " and ".join(wish)}
     return {name: fact for name, fact in facts.items() if fact}
@@ -277,7 +288,11 @@ def _truth(found: FrontierFile) -> list[Chapter]:
 
 def _table(found: FrontierFile) -> Chapter:
     knobs = list(dict.fromkeys(name for point in found.points for name in point.settings))
-    head = ["", *knobs, "Stored", "Cosine", "Plugged in gains, %", "Gap, points", "Gap, nats"]
+    figures = [
+        ("Loss, nats", "loss", 3, 1), ("Gap, nats", "gap", 3, 1), ("Loss, points", "loss_points", 1, 1),
+        ("Gap, points", "gap_points", 1, 1), ("Gain, %", "gain", 1, 100),
+    ]  # fmt: skip
+    head = ["", *knobs, "Stored", "Cosine", *(name for name, *_ in figures)]
     marked = found.marked
     rows = [
         [
@@ -285,16 +300,16 @@ def _table(found: FrontierFile) -> Chapter:
             *(_short(point.settings.get(knob, "–")) for knob in knobs),
             "–" if point.stored is None else f"{point.stored:.2f}",
             number((point.estimate or {}).get("cosine"), 3),
-            number(None if point.gain is None else Estimate(point.gain, point.gain_stderr), 1, 100),
-            number(None if point.gap is None else Estimate(point.gap, point.gap_stderr), 1),
-            number(point.gap_nll, 2),
+            *(number(_estimate(getattr(point, key)), digits, scale) for _, key, digits, scale in figures),
         ]
         for place, point in enumerate(found.points)
     ]
     bold = frozenset() if marked is None else frozenset([marked])
     after = (
-        "The gap is how much better plugged in does than emulator tuned: what the owner keeps. ± is one "
-        "standard error over the questions. A dash stands where an emulator was not scored, or a task has no "
-        "such figure."
+        "Loss: how much worse plugged in is than fine-tuned; gap: how much worse emulator tuned is than "
+        "plugged in, what the owner keeps; in nats of choice nll where tasks have choices, else of answer nll. "
+        "Gain: the share of what fine-tuning gains that plugged in keeps. ± is one standard error over the "
+        "questions. A dash stands where an emulator was not scored, a task has no such figure, or there is "
+        "nothing to keep."
     )
     return Chapter("All emulators", notes=found.notes, table=PageTable(head, rows, bold), after=after)

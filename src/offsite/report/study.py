@@ -4,36 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from statistics import mean
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from offsite.errors import UserError
 from offsite.report.figures import Figure, band, drawn, escaped, layout_of, limits
+from offsite.report.loss_and_gap import loss_and_gap
 from offsite.report.part import Chapter, Loose, PageTable, Part, Shown, number, read, record_block
-from offsite.results.measures import NLL, Measure, measures
-from offsite.results.schema import ROWS, Score
-from offsite.results.statistics import Estimate, SeedMean, gain_over_seeds, over_seeds
+from offsite.results.measures import ACCURACY, CHOICE, Measure, judged_by, measures, nothing_to_keep
+from offsite.results.runs import Group, Run, grouped
+from offsite.results.schema import ROWS, RowKey, RowLabel
+from offsite.results.statistics import Estimate
 
 _LANE = 58  # pixels: a name, and three dots under it
 _ENDS, _EMULATOR = ROWS[:2], ROWS[2:]
-
-
-class Run(Loose):
-    """One row or more of one method (none: of the model itself) on one task with one seed."""
-
-    method: str
-    task: str
-    seed: int = 0
-    keep: float | None = None
-    stored: float | None = None
-    zero_shot: Score | None = None
-    fine_tuned: Score | None = None
-    emulator_zero_shot: Score | None = None
-    emulator_tuned: Score | None = None
-    plugged_in: Score | None = None
 
 
 class StudyFile(Loose):
@@ -49,52 +34,32 @@ class StudyFile(Loose):
     machine: str | None = None
 
 
-@dataclass(frozen=True)
-class Group:
-    """The runs of one method and budget on one task."""
-
-    method: str
-    keep: float | None  # None: the method's knobs alone say how much stays
-    runs: tuple[Run, ...]
-    gain: SeedMean | None
-    """How much of fine-tuning's fall of the nll plugged in reaches, by seed and then the mean."""
-
-    @property
-    def stored(self) -> float:
-        """Of the middle, on average."""
-        stored = [run.keep if run.stored is None else run.stored for run in self.runs]
-        return mean(share for share in stored if share is not None)
-
-    @property
-    def budget(self) -> float:
-        """What was asked for, or else stored."""
-        return self.stored if self.keep is None else self.keep
-
-    @property
-    def seeds(self) -> int:
-        """How many runs."""
-        return len(self.runs)
-
-
 def study(data: Mapping[str, Any]) -> Part:
     """The part about a study's `results.json`: `runs` and, where they are known, how they came about.
 
     Raises a UserError where it has another shape.
     """
     found = read(StudyFile, data, "This study", "`offsite compare`")
-    groups = {task: _groups(found, task) for task in dict.fromkeys(run.task for run in found.runs)}
+    groups = {
+        task: _methods([run for run in found.runs if run.task == task])
+        for task in dict.fromkeys(run.task for run in found.runs)
+    }
     if not any(groups.values()):
         raise UserError("This study cannot be reported: no run of any method is in it yet; let it run on.")
-    main = max(groups, key=lambda task: len(groups[task]))
+    asked = [task for task in groups if groups[task]]
+    answered = [task for task in asked if _answered(found.runs, task)]
+    measure, judged = _judged(found.runs, answered or asked)
+    every = _methods(found.runs)
     return Part(
         title=f"Study: {', '.join(groups)}",
         overline="Offsite tuning, a study" + (f" · {found.date[:10]}" if found.date else ""),
-        headline=_headline(main, groups[main]),
-        lead=_lead(found),
+        headline=_headline(every, measure, judged),
+        lead=_lead(found, every, measure, judged),
         facts=_facts(found, groups),
         chapters=[
+            *loss_and_gap(every, measure, judged, answered),
             Chapter("The five rows", rows=True, notes=[_NOTE, *found.notes]),
-            *(_chapter(found, task, groups[task]) for task in groups if groups[task]),
+            *(_chapter(task, groups[task], *_judged(found.runs, [task])) for task in asked),
         ],
         block=record_block(found.model_dump(), _knobs(found.recipe)) if found.call else "",
     )
@@ -107,55 +72,50 @@ _NOTE = (
 )
 
 
-def _groups(found: StudyFile, task: str) -> list[Group]:
+def _methods(runs: Sequence[Run]) -> list[Group]:
     """In the order of the runs, which is that of the table too."""
-    apart: dict[tuple[str, float | None], list[Run]] = {}
-    for run in found.runs:
-        if run.task == task and run.method and (run.keep, run.stored) != (None, None):
-            apart.setdefault((run.method, run.keep), []).append(run)
     return [
-        Group(method, keep, tuple(runs), _gain(found, task, runs)) for (method, keep), runs in apart.items()
-    ]
+        group for group in grouped(runs)
+        if group.method and any((run.keep, run.stored) != (None, None) for run in group.runs)
+    ]  # fmt: skip
 
 
-def _gain(found: StudyFile, task: str, runs: Sequence[Run]) -> SeedMean | None:
-    return gain_over_seeds(
-        [
-            *(_end(found, task, row.key, run.seed) for row in _ENDS),
-            NLL.of(run.plugged_in) if run.plugged_in else None,
-        ]
-        for run in runs
-    )
+def _answered(runs: Sequence[Run], task: str) -> bool:
+    return any(score.acc is not None for run in runs if run.task == task for score in run.scores.values())
 
 
-def _end(found: StudyFile, task: str, row: str, seed: int) -> Estimate | None:
-    """The nll of the model's row with that seed."""
-    runs = [run for run in found.runs if (run.task, run.seed) == (task, seed)]
-    return next((NLL.of(score) for run in runs if (score := getattr(run, row))), None)
+def _judged(runs: Sequence[Run], tasks: Sequence[str]) -> tuple[Measure, list[str]]:
+    return judged_by([{run.task: score} for run in runs for score in run.scores.values()], tasks)
 
 
-def _mean(runs: Sequence[Run], row: str, measure: Measure) -> SeedMean | None:
-    return over_seeds([value for run in runs if (score := getattr(run, row)) and (value := measure.of(score))])
-
-
-def _headline(task: str, groups: Sequence[Group]) -> str:
-    known = [group for group in groups if group.gain]
-    if not known:
-        return f"{len(groups)} emulators on {task}; fine-tuning gains nothing to hold them against."
-    budgets = [round(group.budget, 2) for group in known]
+def _headline(groups: Sequence[Group], measure: Measure, tasks: Sequence[str]) -> str:
+    on = " and ".join(tasks)
+    if fall := groups[0].itself.worthless(tasks, measure):
+        return nothing_to_keep(fall, measure, f" on {on}")
+    losses = [(group, loss) for group in groups if (loss := group.loss(tasks, measure))]
+    if not losses:
+        return f"{len(groups)} emulators on {on}; what they lose is not known, for a row of each lacks."
+    budgets = [round(group.budget, 2) for group, _ in losses]
     at = max(sorted(set(budgets)), key=budgets.count)  # the more is kept, the easier: compared on one budget
-    known = [group for group, budget in zip(known, budgets, strict=True) if budget == at]
-    best = max(known, key=lambda g: g.gain.value if g.gain else -math.inf)
-    assert best.gain is not None
-    of = f", the most of {len(known)} methods on that budget" if len(known) > 1 else ""
-    reached = best.gain.show(0, 100)
-    return f"On {task}, {best.method} at keep {at:.2f} reaches {reached}% of what fine-tuning gains{of}."
+    losses = [each for each, budget in zip(losses, budgets, strict=True) if budget == at]
+    best, loss = min(losses, key=lambda each: each[1].value)
+    of = f", the least of {len(losses)} methods on that budget" if len(losses) > 1 else ""
+    gap = best.gap(tasks, measure)
+    lacks = f"; its gap is {_in_words(gap, measure)}" if gap else ""
+    return f"On {on}, {best.method} at keep {at:.2f} loses {_in_words(loss, measure)}{of}{lacks}."
 
 
-def _lead(found: StudyFile) -> str:
+def _in_words(value: Estimate, measure: Measure) -> str:
+    return f"{value.show(measure.digits)} {value.spread(measure.digits)}".strip() + f" {measure.unit}"
+
+
+def _lead(found: StudyFile, groups: Sequence[Group], measure: Measure, tasks: Sequence[str]) -> str:
     seeds = len({run.seed for run in found.runs})
     runs = sum(bool(run.method) for run in found.runs)
-    return f"{runs} runs over {seeds} seed{'s' if seeds > 1 else ''}."
+    fall = groups[0].itself.fall(tasks, measure)
+    by = "choice nll" if measure is CHOICE else "answer nll"
+    gains = f" Fine-tuning gains {_in_words(fall, measure)} of {by} over zero-shot." if fall else ""
+    return f"{runs} runs over {seeds} seed{'s' if seeds > 1 else ''}.{gains}"
 
 
 def _facts(found: StudyFile, groups: Mapping[str, Sequence[Group]]) -> dict[str, str]:
@@ -174,45 +134,49 @@ def _knobs(recipe: Mapping[str, Any]) -> dict[str, object]:
     return {name: value for name, value in recipe.items() if value not in (None, {}, [])}
 
 
-def _chapter(found: StudyFile, task: str, groups: Sequence[Group]) -> Chapter:
+def _chapter(task: str, groups: Sequence[Group], measure: Measure, tasks: Sequence[str]) -> Chapter:
     scores = [
-        cell for group in groups for run in group.runs for row in _EMULATOR if (cell := getattr(run, row.key))
+        cell for group in groups for run in group.runs for row in _EMULATOR if (cell := run.scores.get(row.key))
     ]
-    ends = [run for run in found.runs if run.task == task]
     shown = [
         Shown(
-            measure.caption,
-            _lanes(groups, ends, measure),
-            f"{measure.caption} of each method on {task}; the table holds the numbers",
-            measure.hint,
+            each.caption,
+            _lanes(groups, task, each),
+            f"{each.caption} of each method on {task}; the table holds the numbers",
+            each.hint,
         )
-        for measure in measures(scores)
+        for each in measures(scores)
     ]
     counts = {cell.n for cell in scores if cell.n}
     of = "questions" if any(score.acc is not None for score in scores) else "texts"
-    asked = [f"{', '.join(map(str, sorted(counts)))} {of}."] if counts else []
-    table = _table(groups, ends, measures(scores))
-    return Chapter(task, notes=asked, figures=shown, table=table, after=_AFTER)
+    notes = [f"{', '.join(map(str, sorted(counts)))} {of}."] if counts else []
+    if fall := groups[0].itself.worthless(tasks, measure):
+        notes.append(nothing_to_keep(fall, measure))
+    table = _table(groups, task, measure, measures(scores))
+    return Chapter(task, notes=notes, figures=shown, table=table, after=_AFTER)
 
 
 _AFTER = (
-    "Each cell holds what the figures show, in their order. ± is one standard error over seeds; †: over "
-    "questions, for there is one seed, or all give the same. Gain is the share of fine-tuning’s fall of the "
-    "nll that plugged in reaches; a dash stands where fine-tuning lowers the nll by less than its error, or a "
-    "run failed. The further emulator tuned lies behind plugged in, the less use a stolen emulator is."
+    "Loss: how much worse plugged in is than fine-tuned; gap: how much worse emulator tuned is than plugged "
+    "in, so how little use a stolen emulator is; both in nats, then in points of accuracy where there is one, "
+    "paired over the questions. The other cells hold what the figures show, in their order. ± is one standard "
+    "error over seeds; †: over questions, for there is one seed, or all give the same. Gain is the share of "
+    "what fine-tuning gains in nats that plugged in keeps; a dash stands where that is nothing beyond its "
+    "error, or a run failed."
 )
 
 
-def _lanes(groups: Sequence[Group], ends: Sequence[Run], measure: Measure) -> Figure:
+def _lanes(groups: Sequence[Group], task: str, measure: Measure) -> Figure:
     """A lane for each group with a dot for each of its rows; the model's own rows as lines through all."""
-    edges = {row.key: value for row in _ENDS if (value := _mean(ends, row.key, measure))}
+    itself = groups[0].itself
+    edges = {row.key: value for row in _ENDS if (value := itself.row(row.key, [task], measure))}
     layout = layout_of(height=_LANE * len(groups) + 44, showlegend=False)
     lines = [
         _through(row.name, row.key, row.colour, edges[row.key], len(groups), measure.digits)
         for row in _ENDS
         if row.key in edges
     ]
-    dots = [_dots(groups, row, place, measure) for place, row in enumerate(_EMULATOR)]
+    dots = [_dots(groups, row, place, task, measure) for place, row in enumerate(_EMULATOR)]
     dots = [trace for trace in dots if trace["x"]]
     reach = [x + side * e for t in dots for x, e in zip(t["x"], t["error_x"]["array"], strict=True)
              for side in (-1, 1)]  # fmt: skip
@@ -223,9 +187,9 @@ def _lanes(groups: Sequence[Group], ends: Sequence[Run], measure: Measure) -> Fi
     return drawn([*lines, *dots], layout)
 
 
-def _dots(groups: Sequence[Group], row: Any, place: int, measure: Measure) -> Figure:
+def _dots(groups: Sequence[Group], row: RowLabel, place: int, task: str, measure: Measure) -> Figure:
     known = [(i, group, value) for i, group in enumerate(groups)
-             if (value := _mean(group.runs, row.key, measure))]  # fmt: skip
+             if (value := group.row(row.key, [task], measure))]  # fmt: skip
     hovers = [f"{escaped(group.method)}, keep {group.stored:.2f}, {_seeds(group)}<br>"
             f"{row.name}: {number(value, measure.digits)}" for _, group, value in known]  # fmt: skip
     several = bool(known) and all(group.seeds > 1 for _, group, _ in known)
@@ -279,26 +243,32 @@ def _seeds(group: Group) -> str:
     return f"{group.seeds} seed{'s' if group.seeds > 1 else ''}"
 
 
-def _table(groups: Sequence[Group], ends: Sequence[Run], shown: Sequence[Measure]) -> PageTable:
+def _table(groups: Sequence[Group], task: str, measure: Measure, shown: Sequence[Measure]) -> PageTable:
     """A line for each group under those of the model itself; in a cell a line for each measure."""
-    head = ["Method", "Keep", "Seeds", *(row.name for row in _EMULATOR), "Gain, %"]
-    model_rows = [_of_model(row.name, row.key, ends, shown) for row in _ENDS]
-    gains = [group.gain.value if group.gain else -math.inf for group in groups]
-    best = gains.index(max(gains))
-    bold = frozenset([len(model_rows) + best]) if math.isfinite(gains[best]) else frozenset()
-    return PageTable(head, [*model_rows, *(_cells(group, shown) for group in groups)], bold)
+    head = ["Method", "Keep", "Seeds", "Loss", "Gap", *(row.name for row in _EMULATOR), "Gain, %"]
+    itself = groups[0].itself
+    model_rows = [
+        [row.name, "", str(sum(row.key in run.scores for run in itself.runs)), *[""] * 4,
+         _lines(itself, row.key, task, shown), ""]
+        for row in _ENDS
+    ]  # fmt: skip
+    rows = [_cells(group, task, measure, shown) for group in groups]
+    losses = [loss.value if (loss := group.loss([task], measure)) else math.inf for group in groups]
+    best = losses.index(min(losses))
+    bold = frozenset([len(model_rows) + best]) if math.isfinite(losses[best]) else frozenset()
+    return PageTable(head, [*model_rows, *rows], bold)
 
 
-def _cells(group: Group, shown: Sequence[Measure]) -> list[str]:
-    values = [_lines(group.runs, row.key, shown) for row in _EMULATOR]
-    return [group.method, f"{group.stored:.2f}", str(group.seeds), *values, number(group.gain, 1, 100)]
+def _cells(group: Group, task: str, measure: Measure, shown: Sequence[Measure]) -> list[str]:
+    by = [measure, *(each for each in shown if each is ACCURACY)]
+    differences = [
+        "\n".join(number(of([task], each), each.digits) for each in by) for of in (group.loss, group.gap)
+    ]
+    values = [_lines(group, row.key, task, shown) for row in _EMULATOR]
+    gain = number(group.gain([task], measure), 1, 100)
+    return [group.method, f"{group.stored:.2f}", str(group.seeds), *differences, *values, gain]
 
 
-def _of_model(name: str, key: str, ends: Sequence[Run], shown: Sequence[Measure]) -> list[str]:
-    """The model's own row: it stands under plugged in, for it is of the full model."""
-    seeds = sum(getattr(run, key) is not None for run in ends)
-    return [name, "", str(seeds), "", "", _lines(ends, key, shown), ""]
-
-
-def _lines(runs: Sequence[Run], key: str, shown: Sequence[Measure]) -> str:
-    return "\n".join(number(_mean(runs, key, measure), measure.digits) for measure in shown)
+def _lines(group: Group, row: RowKey, task: str, shown: Sequence[Measure]) -> str:
+    """The model's own rows stand under plugged in, for they are of the full model."""
+    return "\n".join(number(group.row(row, [task], measure), measure.digits) for measure in shown)

@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 from pydantic.dataclasses import dataclass as validated
 
 from offsite.errors import UserError
+from offsite.results.choices import Logliks
 
 RowKey = Literal["zero_shot", "fine_tuned", "emulator_zero_shot", "emulator_tuned", "plugged_in"]
 
@@ -78,6 +79,19 @@ class Score:
     nll_stderr: _Positive = None
     n: int | None = None
     """Questions answered, or texts predicted."""
+    choices: Logliks | None = None
+    """Of each multiple-choice question, the summed log-likelihood of each choice, in nats to 1e-4. Rows are
+    compared by them question by question; None of other tasks, where one is not finite, and in old results."""
+    right: tuple[int, ...] | None = None
+    """Of each of those questions, the place of the right choice."""
+
+    def __post_init__(self) -> None:
+        if (self.choices is None) != (self.right is None) or len(self.choices or ()) != len(self.right or ()):
+            raise ValueError("choices and right are of the same questions")
+        if any(
+            not 0 <= place < len(one) for one, place in zip(self.choices or (), self.right or (), strict=True)
+        ):
+            raise ValueError("right names one of the choices")
 
 
 class LossPoint(BaseModel):

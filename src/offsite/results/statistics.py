@@ -1,9 +1,9 @@
-"""Estimates: numbers with their standard errors, their means, and the gain of plugging in."""
+"""Estimates: numbers with their standard errors, and their means."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
@@ -18,10 +18,7 @@ class Estimate:
     stderr: float | None
 
     def __sub__(self, other: Estimate) -> Estimate:
-        """The difference, as of independent samples.
-
-        The rows answer the same questions, so their errors go together and the true error is usually smaller.
-        """
+        """The difference, as of independent samples."""
         known = self.stderr is not None and other.stderr is not None
         stderr = math.hypot(self.stderr or 0.0, other.stderr or 0.0) if known else None
         return Estimate(self.value - other.value, stderr)
@@ -34,6 +31,11 @@ class Estimate:
     def clear(self) -> bool:
         """Whether it is further from zero than its standard error; never so where that is unknown."""
         return self.stderr is not None and abs(self.value) > self.stderr
+
+    @property
+    def above_error(self) -> bool:
+        """Whether it is above zero by more than its standard error, where that is known."""
+        return self.value > (self.stderr or 0.0)
 
     def show(self, digits: int = 2, scale: float = 1.0) -> str:
         """The value times `scale`."""
@@ -62,6 +64,11 @@ class SeedMean(Estimate):
         return SeedMean(scaled.value, scaled.stderr, self.seeds, self.over_questions)
 
 
+def standard_error(values: Sequence[float]) -> float:
+    """Of the mean of independent values; 0 of a single one, whose spread is not known."""
+    return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+
+
 def mean(estimates: Sequence[Estimate | None]) -> Estimate | None:
     """The mean, its error as of independent samples; None where one is missing."""
     known = [each for each in estimates if each is not None]
@@ -78,34 +85,5 @@ def over_seeds(estimates: Sequence[Estimate]) -> SeedMean | None:
         return None
     values = [each.value for each in estimates]
     alike = max(values) - min(values) <= _ALIKE  # sums of shares are not exact
-    stderr = estimates[0].stderr if alike else stdev(values) / math.sqrt(len(values))
+    stderr = estimates[0].stderr if alike else standard_error(values)
     return SeedMean(fmean(values), stderr, len(values), alike)
-
-
-def gain(zero: Estimate, tuned: Estimate, plugged: Estimate) -> Estimate | None:
-    """Compute (zero-shot - plugged in) / (zero-shot - fine-tuned) of the nll; 1: all that fine-tuning gains.
-
-    The error is by the delta method. None where fine-tuning's own gain is not clear.
-    """
-    fall = zero.value - tuned.value
-    errors = (zero.stderr, tuned.stderr, plugged.stderr)
-    known = [error for error in errors if error is not None]
-    if fall <= 0 or (len(known) == len(errors) and not (zero - tuned).clear):
-        return None
-    part = (zero.value - plugged.value) / fall
-    if len(known) < len(errors):
-        return Estimate(part, None)
-    return Estimate(part, math.hypot((1 - part) * known[0], part * known[1], known[2]) / fall)
-
-
-def gain_over_seeds(seeds: Iterable[Sequence[Estimate | None]]) -> SeedMean | None:
-    """The mean gain, of the nll of zero-shot, fine-tuned and plugged in for each seed.
-
-    A seed that lacks one is left out. None where the gain of one is not clear: the others would flatter.
-    """
-    gains = []
-    for zero, tuned, plugged in seeds:
-        if zero and tuned and plugged:
-            gains.append(gain(zero, tuned, plugged))
-    known = [each for each in gains if each]
-    return over_seeds(known) if len(known) == len(gains) else None

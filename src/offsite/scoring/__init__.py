@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from math import sqrt
-from statistics import fmean, stdev
+from math import isfinite, sqrt
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from offsite.errors import UserError
 from offsite.progress import bar
+from offsite.results.choices import Logliks
 from offsite.results.schema import Score
+from offsite.results.statistics import standard_error
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -74,7 +76,16 @@ def _scored(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Ta
     else:
         acc = [float(_best(one) == answer) for one, answer in zip(found, right, strict=True)]
         acc_norm = [float(_best_by_length(*pair)) for pair in zip(found, task.questions, strict=True)]
-    return Score(*_mean(acc), *_mean(acc_norm), *_ratio(nlls, tokens), len(acc))
+    kept = _kept(found) if task.scoring == "multiple_choice" else None
+    numbers = (*_mean(acc), *_mean(acc_norm), *_ratio(nlls, tokens), len(acc))
+    return Score(*numbers, kept, None if kept is None else tuple(right))
+
+
+def _kept(found: Sequence[Sequence[Likelihood]]) -> Logliks | None:
+    """The choices' log-likelihoods question by question; None where a model that diverged gives none."""
+    if not all(isfinite(each.loglik) for one in found for each in one):
+        return None
+    return tuple(tuple(round(each.loglik, 4) for each in one) for one in found)
 
 
 def _likelihoods(model: PreTrainedModel, groups: Sequence[Sequence[Pair]], what: str) -> list[list[Likelihood]]:
@@ -113,7 +124,7 @@ def _check(tasks: Sequence[Task], limit: int | None) -> None:
 
 def _mean(values: Sequence[float]) -> tuple[float, float]:
     """The mean and its standard error, in the closed form that the harness uses too."""
-    return fmean(values), stdev(values) / sqrt(len(values)) if len(values) > 1 else 0.0
+    return fmean(values), standard_error(values)
 
 
 def _ratio(sums: Sequence[float], counts: Sequence[int]) -> tuple[float, float]:

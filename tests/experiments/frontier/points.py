@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from offsite.experiments.frontier import Wish
-from offsite.experiments.frontier.choose import FrontierPoint
+from offsite.experiments.frontier.choose import Amount, FrontierPoint
 
 ALL = Wish()
 
@@ -21,11 +21,18 @@ def bare(cosine, **settings):
     return FrontierPoint(settings or {"keep": cosine}, cosine, estimate)
 
 
+def wished(min_gap=None, max_loss=None):
+    """A wish for a gap of so many nats and a loss of such a share."""
+    return Wish(
+        None if min_gap is None else Amount(min_gap), None if max_loss is None else Amount(max_loss, True)
+    )
+
+
 def point(cosine, nll, gap, **settings):
-    """A scored point: the answer `nll` plugged in, `gap` points of accuracy above the emulator tuned."""
+    """A scored point: the answer `nll` plugged in, the emulator tuned `gap` nats worse."""
     rows = {
         "emulator_zero_shot": {"t": cell(5.0, 0.4)},
-        "emulator_tuned": {"t": cell(nll + 0.5, 0.55 - gap / 100)},
+        "emulator_tuned": {"t": cell(nll + gap, 0.5)},
         "plugged_in": {"t": cell(nll, 0.55)},
     }
     return bare(cosine, **settings).scored(rows, ENDS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -10,38 +10,50 @@ from offsite.errors import UserError
 from offsite.experiments.frontier import Frontier, Wish
 from offsite.experiments.frontier.answer import verdict
 from offsite.experiments.frontier.choose import (
+    Amount,
     choose,
     next_to_score,
-    share,
     undominated,
 )
-from tests.experiments.frontier.points import ALL, ENDS, bare, cell, point
+from offsite.results.measures import CHOICE, gap_of
+from offsite.results.statistics import Estimate
+from tests.experiments.frontier.points import ALL, ENDS, bare, cell, point, wished
+from tests.results.rows import five
 
 
 class TestMeasures:
-    def test_gain_gap_and_fall(self):
+    def test_loss_gap_gain_and_what_is_reached(self):
         found = point(0.9, 2.5, 4)
-        assert found.gain == pytest.approx(0.75)
-        assert found.gap == pytest.approx(4)
-        assert found.gap_nll == pytest.approx(0.5)
-        assert found.fall == pytest.approx(1.5)
+        assert found.gain.value == pytest.approx(0.75)
+        assert found.gap.value == pytest.approx(4)
+        assert found.loss.value == pytest.approx(0.5)
+        assert (found.loss_points.value, found.gap_points.value) == (pytest.approx(5), pytest.approx(5))
+        assert found.reached == pytest.approx(1.5)
 
     def test_where_fine_tuning_gains_nothing_there_is_no_gain_but_a_fall(self):
         flat = {**ENDS, "fine_tuned": {"t": cell(4.0, 0.5)}}
         found = bare(0.9).scored(point(0.9, 2.5, 4).rows, flat)
         assert found.gain is None
-        assert found.fall == pytest.approx(1.5)
+        assert found.reached == pytest.approx(1.5)
+        assert Wish(max_loss=Amount(0.5, share=True)).lacks(found) == float("inf")
 
-    def test_texts_have_no_accuracy_and_count_no_gap(self):
+    def test_texts_have_no_accuracy_but_a_gap_in_nats(self):
         rows = {name: {**row, "w": cell(row["t"]["nll"])} for name, row in point(0.9, 2.5, 4).rows.items()}
         ends = {name: {**row, "w": cell(row["t"]["nll"])} for name, row in ENDS.items()}
         both = bare(0.9).scored(rows, ends)
-        assert (both.gap, both.gain) == (pytest.approx(4), pytest.approx(0.75))
+        assert (both.gap.value, both.gain.value) == (pytest.approx(4), pytest.approx(0.75))
         alone = bare(0.9).scored(
             {n: {"w": r["w"]} for n, r in rows.items()}, {n: {"w": r["w"]} for n, r in ends.items()}
         )
-        assert alone.gap is None
-        assert alone.cost == pytest.approx(0.5)
+        assert alone.gap_points is None
+        assert alone.gap.value == pytest.approx(4)
+
+    def test_where_a_task_has_choices_only_they_count(self):
+        five_rows = {row: {"t": asdict(tasks["t"]), "w": cell(2.0)} for row, tasks in five().items()}
+        ends = {row: five_rows.pop(row) for row in ("zero_shot", "fine_tuned")}
+        found = bare(0.9).scored(five_rows, ends)
+        expected = gap_of(five(), ["t"], CHOICE)
+        assert (found.gap.value, found.gap.stderr) == pytest.approx((expected.value, expected.stderr))
 
 
 class TestWhatIsScored:
@@ -63,26 +75,26 @@ class TestWhatIsScored:
         assert self.scored(ALL, 5) == [0.0, 1.0, 0.5, 0.25, 0.75]
 
     def test_it_bisects_to_where_the_gap_turns(self):
-        order = self.scored(Wish(min_gap=3.2), 7)
+        order = self.scored(wished(3.2), 7)
         assert order[2:6] == [0.5, 0.75, 0.6, 0.65]
         assert max(keep for keep in order if 10 - 10 * keep >= 3.2) == 0.65
 
     def test_it_bisects_to_where_the_gain_turns(self):
-        order = self.scored(Wish(max_loss=0.3), 7)
+        order = self.scored(wished(None, 0.3), 7)
         assert {0.7} <= set(order), "4 - 2 * 0.7 is a gain of 70%"
 
     def test_both_wishes_turn_the_gap_first(self):
-        order = self.scored(Wish(min_gap=3.2, max_loss=0.3), 8)
+        order = self.scored(wished(3.2, 0.3), 8)
         assert {0.65, 0.7} <= set(order)
 
     def test_without_a_turn_and_after_a_failure_it_goes_on(self):
-        order = self.scored(Wish(min_gap=90), 5, failed=(1.0, 0.5))
+        order = self.scored(wished(90), 5, failed=(1.0, 0.5))
         assert order[:2] == [0.0, 1.0]
         assert order[2] == 0.95, "the end that is left"
         assert len(set(order)) == 5
 
     def test_every_emulator_is_scored_once(self):
-        assert sorted(self.scored(Wish(min_gap=5), len(self.KEEPS))) == list(self.KEEPS)
+        assert sorted(self.scored(wished(5), len(self.KEEPS))) == list(self.KEEPS)
 
     def test_what_stores_alike_is_ordered_by_its_cosine(self):
         points = [bare(cosine, lam=cosine) for cosine in (0.3, 0.9, 0.6)]
@@ -103,36 +115,40 @@ class TestWish:
     @pytest.mark.parametrize(
         ("wish", "chosen"),
         [
-            (Wish(min_gap=4), 1), (Wish(min_gap=5.5), 2), (Wish(max_loss=0.05), 0), (Wish(max_loss=0.1), 0),
-            (Wish(5, 0.1), 1), (Wish(6, 0.15), 2),
+            (wished(4), 1), (wished(5.5), 2), (wished(None, 0.05), 0), (wished(None, 0.1), 0),
+            (wished(5, 0.1), 1), (wished(6, 0.15), 2), (Wish(Amount(2.5, share=True)), 1),
+            (Wish(max_loss=Amount(0.15)), 0),
         ],
     )  # fmt: skip
     def test_the_best_plugged_in_of_those_that_meet_it_is_chosen(self, wish, chosen):
         assert choose(self.POINTS, wish) == (chosen, None)
         said = verdict(self.POINTS, wish)
         assert said.startswith(f"The emulator of keep 0.{9 - chosen} meets the wish")
-        assert ": plugged in lies " in said
+        assert ": plugged in loses " in said
 
     def test_a_wish_met_by_less_than_an_error_is_said_to_be(self):
-        (sure,) = [replace(self.POINTS[1], gap_stderr=0.5, gain_stderr=0.02)]
-        assert sure.gain == pytest.approx(0.9)
+        (sure,) = [replace(self.POINTS[1], gap=Estimate(5.0, 0.5), loss=Estimate(0.2, 0.04))]
+        assert sure.gain.value == pytest.approx(0.9)
         for wish, narrow in (
-            (Wish(4), False),
-            (Wish(4.8), True),
-            (Wish(4, 0.15), False),
-            (Wish(4, 0.11), True),
+            (wished(4), False),
+            (wished(4.8), True),
+            (wished(4, 0.15), False),
+            (wished(4, 0.11), True),
         ):
             assert wish.lacks(sure) == 0
             assert ("by less than a standard error" in verdict([sure], wish)) == narrow
-        assert "reaches 90.0% (standard error 2.0%)" in verdict([sure], Wish(4))
+        said = verdict([sure], wished(4))
+        assert "plugged in loses 0.200 ± 0.040 nats (5.0 ± 1.4 points) against fine-tuned" in said
+        assert "keeps 90.0% of what fine-tuning gains" in said
+        assert "the emulator tuned is 5.000 ± 0.500 nats (5.0 ± 1.4 points) worse" in said
 
     @pytest.mark.parametrize(
         ("wish", "closest", "said"),
         [
-            (Wish(7), 2, "has a gap of 7 points; the closest, of keep 0.7, lacks 1.0 points of the gap: "),
-            (Wish(None, 0.01), 0, "to 1% of what fine-tuning gains; the closest, of keep 0.9, lacks 4.0% of"),
-            (Wish(6, 0.1), 1, "both a gap of 6 points and a loss of at most 10% of what fine-tuning gains"),
-            (Wish(7, 0.1), 1, "No emulator scored has a gap of 7 points"),
+            (wished(7), 2, "has a gap of 7 nats; the closest, of keep 0.7, lacks 1.000 nats of the gap: "),
+            (wished(None, 0.01), 0, "to 1% of what fine-tuning gains; the closest, of keep 0.9, loses 0.080 "),
+            (wished(6, 0.1), 2, "both a gap of 6 nats and a loss of at most 10% of what fine-tuning gains"),
+            (wished(7, 0.1), 2, "No emulator scored has a gap of 7 nats"),
         ],
     )  # fmt: skip
     def test_a_wish_that_cannot_be_met_is_said_with_the_closest(self, wish, closest, said):
@@ -144,26 +160,33 @@ class TestWish:
         assert verdict(self.POINTS, ALL).startswith("Of the emulators scored 3 are not beaten")
 
     def test_what_cannot_be_measured_meets_no_wish(self):
-        blind = [replace(each, gap=None, gain=None) for each in self.POINTS[:4]]
-        for wish, said in ((Wish(1), "no task here has an accuracy"), (Wish(None, 1), "fine-tuning does not")):
+        blind = [replace(each, gap=None, fall=Estimate(0.1, 0.2)) for each in self.POINTS[:4]]
+        for wish in (wished(1), wished(None, 1)):
             assert choose(blind, wish) == (None, None)
-            assert verdict(blind, wish).startswith(f"The wish cannot be judged: {said}")
+            assert verdict(blind, wish).startswith("The wish cannot be judged: fine-tuning is no better than")
 
     def test_a_gap_below_zero_can_be_wished(self):
-        assert choose(self.POINTS, Wish(-3)) == (0, None)
+        assert choose(self.POINTS, wished(-3)) == (0, None)
 
-    @pytest.mark.parametrize(("word", "value"), [("1%", 0.01), ("0.01", 0.01), (" 2.5 %", 0.025), ("0", 0.0)])
-    def test_shares(self, word, value):
-        assert share(word) == pytest.approx(value)
+    @pytest.mark.parametrize(
+        ("word", "amount", "said"),
+        [
+            ("1%", Amount(0.01, share=True), "1% of what fine-tuning gains"),
+            ("0.01", Amount(0.01), "0.01 nats"),
+            (" 2.5 %", Amount(0.025, share=True), "2.5% of what fine-tuning gains"),
+            ("-100", Amount(-100), "-100 nats"),
+        ],
+    )
+    def test_amounts(self, word, amount, said):
+        assert Amount.of(word) == amount
+        assert str(amount) == said
 
     def test_wishes_without_sense_are_refused(self):
         with pytest.raises(UserError, match="not 'one'"):
-            share("one")
-        for bare_number in ("1", "2"):
-            with pytest.raises(UserError, match=f"write {bare_number}%"):
-                share(bare_number)
-        for wrong in ({"max_loss": 1.5}, {"max_loss": -0.1}, {"max_loss": float("nan")}, {"min_gap": 101.0},
-                      {"min_gap": float("nan")}):  # fmt: skip
+            Amount.of("one")
+        nan = Amount(float("nan"))
+        for wrong in ({"max_loss": Amount(1.5, share=True)}, {"max_loss": Amount(-0.1)},
+                      {"min_gap": Amount(101)}, {"max_loss": nan}, {"min_gap": nan}):  # fmt: skip
             with pytest.raises(UserError, match="not "):
                 Wish(**wrong)
 

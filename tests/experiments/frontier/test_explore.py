@@ -14,6 +14,7 @@ from offsite.experiments import compare as stages
 from offsite.experiments import frontier
 from offsite.experiments.compare import Bench, Cache
 from offsite.experiments.frontier import Candidate, Wish, explore
+from offsite.experiments.frontier.choose import Amount
 from offsite.experiments.frontier.grid import parse_split
 from offsite.model.split import Split
 from offsite.owner.methods import METHODS
@@ -124,7 +125,7 @@ def test_what_is_done_is_not_done_again_and_serves_another_wish(exploring, work,
     for name in ("evaluate", "tune"):
         monkeypatch.setattr(stages, name, None)
     monkeypatch.setattr("offsite.experiments.frontier.fidelity", None)
-    assert exploring(work, wish=Wish(min_gap=-100)).chosen is not None
+    assert exploring(work, wish=Wish(Amount(-100))).chosen is not None
 
 
 def test_it_bisects_on_what_is_stored(exploring, work):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from offsite.owner.fidelity import Gradient, fidelity, gradient
 from offsite.owner.methods.identity import identity
 from offsite.owner.parts import MARK, Parts
 from offsite.owner.profile import CARD
+from offsite.results.statistics import Estimate
 
 __all__ = ["Candidate", "Frontier", "Wish", "explore"]
 
@@ -102,7 +103,7 @@ class Frontier:
             "points": [_as_json(point) for point in self.points],
             "frontier": choose.undominated(self.points),
             "ends": self.ends,
-            "wish": {"min_gap": self.wish.min_gap, "max_loss": self.wish.max_loss},
+            "wish": {name: wished and str(wished) for name, wished in vars(self.wish).items()},
             "chosen": self.chosen,
             "closest": choose.choose(self.points, self.wish)[1],
             "answer": self.answer,
@@ -220,17 +221,17 @@ def _made(candidate: Candidate, bench: Bench) -> Emulator:
     return candidate.make(bench.model, bench.tokenizer).emulator
 
 
+_FIGURES = ("loss", "gap", "fall", "gain", "loss_points", "gap_points")
+
+
 def _as_json(point: FrontierPoint) -> dict[str, Any]:
+    figures: dict[str, Estimate | None] = {name: getattr(point, name) for name in _FIGURES}
     return {
         "settings": point.settings,
         "stored": point.stored,
         "estimate": dict(point.estimate),
         "rows": point.rows,
-        "gap": point.gap,
-        "gap_stderr": point.gap_stderr,
-        "gap_nll": point.gap_nll,
-        "gain": point.gain,
-        "gain_stderr": point.gain_stderr,
+        **{name: None if figure is None else asdict(figure) for name, figure in figures.items()},
     }
 
 

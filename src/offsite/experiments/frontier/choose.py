@@ -13,7 +13,16 @@ from typing import Any
 
 from offsite.errors import UserError
 from offsite.experiments.frontier.grid import Settings
-from offsite.results.measures import ACCURACY, GAIN_ROWS, NLL, gain_of, gap_of, over_tasks, rows_of
+from offsite.results.measures import (
+    ACCURACY,
+    fall_of,
+    gain_of,
+    gap_of,
+    judged_by,
+    loss_of,
+    over_tasks,
+    rows_of,
+)
 from offsite.results.schema import RowKey
 from offsite.results.statistics import Estimate
 
@@ -24,6 +33,7 @@ ZERO_SHOT = "zero_shot_nll"
 
 ScoresByRow = Mapping[RowKey, Mapping[str, Mapping[str, Any]]]
 """Scores by row and task, as JSON has them."""
+_AROUND: tuple[RowKey, ...] = ("zero_shot", "plugged_in")
 _HAIR = 1e-9  # sums of shares are not exact
 
 
@@ -40,34 +50,39 @@ class FrontierPoint:
     rows: ScoresByRow | None = None
     failed: bool = False
     """Whether it was tried and there are no rows of it."""
-    gap: float | None = None
-    """Accuracy points that emulator tuned lies below plugged in, on the mean of tasks that have an accuracy."""
-    gap_stderr: float | None = None
-    gap_nll: float | None = None
-    """How far its answer nll lies above that of plugged in, nats a token."""
-    gain: float | None = None
-    """The share of fine-tuning's fall of the answer nll that plugged in reaches; None where that is no fall."""
-    gain_stderr: float | None = None
-    fall: float | None = None
-    """How far plugged in lowers the answer nll below zero-shot's, nats a token."""
+    loss: Estimate | None = None
+    """How much worse plugged in is than fine-tuned: nats of choice nll on the mean of tasks that have choices,
+    or else of answer nll."""
+    gap: Estimate | None = None
+    """How much worse emulator tuned is than plugged in, likewise."""
+    fall: Estimate | None = None
+    """How much worse zero-shot is than fine-tuned, likewise: what fine-tuning gains."""
+    gain: Estimate | None = None
+    """The share of the fall that plugged in keeps; None where there is nothing to keep."""
+    reached: float | None = None
+    """How far plugged in lies below zero-shot, in the same nats."""
+    loss_points: Estimate | None = None
+    """The loss in points of accuracy, on the mean of tasks that have one."""
+    gap_points: Estimate | None = None
+    """The gap in points, likewise."""
 
     def scored(self, rows: ScoresByRow, ends: ScoresByRow) -> FrontierPoint:
         """The point with its three `rows`, measured between the `ends` zero-shot and fine-tuned."""
         five = rows_of({**ends, **rows})
         tasks = list(five["zero_shot"])
         answered = [task for task in tasks if five["plugged_in"][task].acc is not None]
-        gap, gap_nll = gap_of(five, answered, ACCURACY), gap_of(five, tasks, NLL)
-        gain = gain_of(five, tasks)
-        zero, _, plugged = (over_tasks(five, row, tasks, NLL) for row in GAIN_ROWS)
+        measure, judged = judged_by(five.values(), tasks)
+        zero, plugged = (over_tasks(five, row, judged, measure) for row in _AROUND)
         return replace(
             self,
             rows=rows,
-            gap=_value(gap),
-            gap_stderr=gap.stderr if gap else None,
-            gap_nll=_value(gap_nll),
-            gain=_value(gain),
-            gain_stderr=gain.stderr if gain else None,
-            fall=zero.value - plugged.value if zero and plugged else None,
+            loss=loss_of(five, judged, measure),
+            gap=gap_of(five, judged, measure),
+            fall=fall_of(five, judged, measure),
+            gain=gain_of(five, judged, measure),
+            reached=zero.value - plugged.value if zero and plugged else None,
+            loss_points=loss_of(five, answered, ACCURACY),
+            gap_points=gap_of(five, answered, ACCURACY),
         )
 
     @property
@@ -75,78 +90,93 @@ class FrontierPoint:
         """Whether it could be scored next."""
         return self.rows is None and not self.failed
 
-    @property
-    def cost(self) -> float | None:
-        """The gap: accuracy points, or nats where there is no accuracy."""
-        return self.gap_nll if self.gap is None else self.gap
 
+@dataclass(frozen=True)
+class Amount:
+    """So many nats, or such a share of what fine-tuning gains."""
 
-def _value(estimate: Estimate | None) -> float | None:
-    return None if estimate is None else estimate.value
+    value: float
+    share: bool = False
+
+    @classmethod
+    def of(cls, word: str) -> Amount:
+        """Read `0.05`, nats, or `5%`, of what fine-tuning gains."""
+        number = word.strip()
+        try:
+            value = float(number.removesuffix("%"))
+        except ValueError as error:
+            raise UserError(f"Nats are written as 0.05, a share of the gain as 5%, not {word!r}.") from error
+        return cls(value / 100, share=True) if number.endswith("%") else cls(value)
+
+    def nats(self, point: FrontierPoint) -> float | None:
+        """The amount for a `point`; None of a share where fine-tuning gains nothing beyond its error."""
+        if not self.share:
+            return self.value
+        return self.value * point.fall.value if point.fall and point.fall.above_error else None
+
+    def __str__(self) -> str:
+        return f"{100 * self.value:g}% of what fine-tuning gains" if self.share else f"{self.value:g} nats"
 
 
 @dataclass(frozen=True)
 class Wish:
     """What is asked of an emulator; None: nothing."""
 
-    min_gap: float | None = None
-    """At least so many accuracy points lies the emulator tuned below plugged in."""
-    max_loss: float | None = None
-    """At most this share of fine-tuning's fall of the answer nll is lacking plugged in."""
+    min_gap: Amount | None = None
+    """At least so much worse is the emulator tuned than plugged in."""
+    max_loss: Amount | None = None
+    """At most so much worse is plugged in than fine-tuned."""
 
     def __post_init__(self) -> None:
-        if self.max_loss is not None and not 0 <= self.max_loss <= 1:
-            raise UserError(
-                "The loss is a share of what fine-tuning gains, from 0 to 1 or 0% to 100%, not "
-                f"{self.max_loss:g}."
-            )
-        if self.min_gap is not None and not -100 <= self.min_gap <= 100:
-            raise UserError(f"The gap is in accuracy points, up to 100 of them, not {self.min_gap:g}.")
+        loss, gap = self.max_loss, self.min_gap
+        if loss is not None and not 0 <= loss.value <= (1 if loss.share else 100):
+            raise UserError(f"The loss is from 0 to 100 nats, or up to 100% of the gain, not '{_word(loss)}'.")
+        if gap is not None and not -100 <= gap.value <= 100:
+            raise UserError(f"The gap is of up to 100 nats or 10000% of the gain, not '{_word(gap)}'.")
 
     def __bool__(self) -> bool:
         return self.min_gap is not None or self.max_loss is not None
 
-    def lacks_gap(self, gap: float | None) -> float:
-        """The accuracy points that are lacking; infinite where there is no accuracy."""
-        return _lacking(self.min_gap, gap)
+    def lacks_gap(self, point: FrontierPoint) -> float:
+        """The nats of the gap that are lacking; infinite where there is nothing to tell by."""
+        return self._lacking(self.min_gap, point, point.gap, 1)
 
-    def lacks_gain(self, gain: float | None) -> float:
-        """The percent of fine-tuning's fall lacking beyond those granted; infinite where it is none."""
-        return _lacking(None if self.max_loss is None else 100 * (1 - self.max_loss), gain and 100 * gain)
+    def lacks_gain(self, point: FrontierPoint) -> float:
+        """The nats of the loss beyond those granted; infinite where there is nothing to tell by."""
+        return self._lacking(self.max_loss, point, point.loss, -1)
+
+    def lacks(self, point: FrontierPoint) -> float:
+        """How far a `point` is from the wish, in nats of both; 0: it is met."""
+        return self.lacks_gap(point) + self.lacks_gain(point)
 
     def within_error(self, point: FrontierPoint) -> bool:
         """Whether the `point` meets the wish, but one of its figures by less than its standard error."""
-        margins = []
-        if self.min_gap is not None and point.gap is not None:
-            margins.append((point.gap - self.min_gap, point.gap_stderr))
-        if self.max_loss is not None and point.gain is not None:
-            margins.append((point.gain - 1 + self.max_loss, point.gain_stderr))
-        return any(error is not None and margin < error for margin, error in margins)
+        for amount, had in ((self.min_gap, point.gap), (self.max_loss, point.loss)):
+            wanted = None if amount is None else amount.nats(point)
+            if wanted is not None and had and had.stderr is not None and abs(had.value - wanted) < had.stderr:
+                return True
+        return False
 
-    def lacks(self, point: FrontierPoint) -> float:
-        """How far a `point` is from the wish: points of the gap plus percent of the fall; 0: it is met."""
-        return self.lacks_gap(point.gap) + self.lacks_gain(point.gain)
+    @staticmethod
+    def _lacking(amount: Amount | None, point: FrontierPoint, had: Estimate | None, sign: int) -> float:
+        if amount is None:
+            return 0.0
+        wanted = amount.nats(point)
+        if had is None or wanted is None:
+            return float("inf")
+        short = sign * (wanted - had.value)
+        return short if short > _HAIR else 0.0
 
 
-def share(word: str) -> float:
-    """The share that is written as `1%` or `0.01`; whether a bare 1 is 1% or all is anyone's guess."""
-    number = word.strip()
-    try:
-        value = float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
-    except ValueError as error:
-        raise UserError(f"A share is written as 1% or 0.01, not {word!r}.") from error
-    if value >= 1 and not number.endswith("%"):
-        raise UserError(f"A share is written as 1% or 0.01; for {word!r} write {number}%.")
-    if not 0 <= value <= 1:
-        raise UserError(f"A share is from 0% to 100%, not {word!r}.")
-    return value
+def _word(amount: Amount) -> str:
+    return f"{100 * amount.value:g}%" if amount.share else f"{amount.value:g}"
 
 
 def next_to_score(points: Sequence[FrontierPoint], wish: Wish) -> int:
     """The place of the emulator to score next, by what they store: the ends, then the middle of an interval.
 
-    That is the interval in which the gap turns from enough to too small; else that in which the gain turns from
-    too small to enough; else, as without a wish, the widest.
+    That is the interval in which the gap turns from enough to too small; else that in which the loss turns from
+    too large to small enough; else, as without a wish, the widest.
     """
     places = [place for place, point in enumerate(points) if not point.failed]
     order = sorted(places, key=lambda place: (points[place].stored, points[place].estimate.get("cosine", 0.0)))
@@ -158,7 +188,7 @@ def next_to_score(points: Sequence[FrontierPoint], wish: Wish) -> int:
 
     def meets(at: int) -> tuple[bool, bool]:
         point = points[order[at]]
-        return wish.lacks_gap(point.gap) == 0, wish.lacks_gain(point.gain) == 0
+        return wish.lacks_gap(point) == 0, wish.lacks_gain(point) == 0
 
     gap_turns = [(low, high) for low, high in spans if meets(low)[0] and not meets(high)[0]]
     gain_turns = [(low, high) for low, high in spans if not meets(low)[1] and meets(high)[1]]
@@ -167,21 +197,25 @@ def next_to_score(points: Sequence[FrontierPoint], wish: Wish) -> int:
 
 
 def undominated(points: Sequence[FrontierPoint]) -> list[int]:
-    """The places of the scored points that no other equals in gain and gap and beats in one of them."""
-    known = {place: (p.fall, p.cost or 0.0) for place, p in enumerate(points) if p.fall is not None}
+    """The places of the scored points that no other equals in loss and gap and beats in one of them."""
+    known = {
+        place: (point.reached, point.gap.value if point.gap else 0.0)
+        for place, point in enumerate(points)
+        if point.reached is not None
+    }
     return [
         place
-        for place, (fall, cost) in known.items()
-        if not any(f >= fall and c >= cost and (f, c) != (fall, cost) for f, c in known.values())
+        for place, (reached, gap) in known.items()
+        if not any(r >= reached and g >= gap and (r, g) != (reached, gap) for r, g in known.values())
     ]
 
 
 def choose(points: Sequence[FrontierPoint], wish: Wish) -> tuple[int | None, int | None]:
     """The place of the best plugged in that meets the wish, or else of the one that comes closest to it."""
-    known = [place for place, point in enumerate(points) if point.fall is not None]
+    known = [place for place, point in enumerate(points) if point.reached is not None]
     if not wish or not known:
         return None, None
-    closest = min(known, key=lambda place: (wish.lacks(points[place]), -(points[place].fall or 0.0)))
+    closest = min(known, key=lambda place: (wish.lacks(points[place]), -(points[place].reached or 0.0)))
     lacks = wish.lacks(points[closest])
     if lacks == 0:
         return closest, None
@@ -193,10 +227,3 @@ def mean(rows: ScoresByRow | None, row: RowKey, score: str) -> float | None:
     scores = [cell[score] for cell in (rows or {}).get(row, {}).values()]
     values = [value for value in scores if value is not None]
     return sum(values) / len(values) if values else None
-
-
-def _lacking(wanted: float | None, had: float | None) -> float:
-    if wanted is None:
-        return 0.0
-    short = float("inf") if had is None else wanted - had
-    return short if short > _HAIR else 0.0

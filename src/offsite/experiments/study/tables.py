@@ -1,31 +1,37 @@
-"""The table of a study in the papers' own layout, with the nll beside the accuracy."""
+"""The table of a study: what each method loses and its gap, then the papers' own columns."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any
 
-from offsite.results.measures import ACCURACY, NLL, PERPLEXITY, Measure
-from offsite.results.schema import ROWS, Score
-from offsite.results.statistics import Estimate, SeedMean, gain_over_seeds, mean, over_seeds
+from offsite.results.measures import (
+    ACCURACY,
+    CHOICE,
+    NLL,
+    PERPLEXITY,
+    Measure,
+    judged_by,
+    nothing_to_keep,
+)
+from offsite.results.runs import Group, Run, grouped
+from offsite.results.schema import ROWS, RowKey
+from offsite.results.statistics import SeedMean
 
-_Run = Mapping[str, Any]
 _NAMES = {row.key: row.name for row in ROWS}
 _LONE = "† one seed, or the same score with every seed: the standard error is that over the questions."
 _SEEDS = "± is the standard error over {} seeds{}."
 _FEWER = ", or fewer where one failed"
-_WHAT = (
-    "Accuracy in %; gap: how many points plugged in is above emulator tuned; in brackets: the share of the "
-    "middle's parameters that is stored."
+_LOSS = (
+    "loss: how much worse plugged in is than fine-tuned; gap: how much worse emulator tuned is than plugged "
+    "in: in {}, then in points of accuracy; paired over the questions; of the mean over {}."
 )
-_GAIN = (
-    "nll: of the answer, nats a token; gain: how much of fine-tuning's fall of it plugged in reaches, in %; "
-    "these and the gap are of the mean over tasks, gap and gain in the row plugged in."
-)
-_NO_GAIN = "No gain stands where fine-tuning does not lower the nll by more than its error, or a run failed."
+_WHAT = "Accuracy in %; in brackets: the share of the middle's parameters that is stored."
+_GAIN = "nll: of the answer, nats a token; gain: how much of what fine-tuning gains plugged in keeps, in %."
+_FALL = "Fine-tuning gains {} {} over zero-shot."
 _PPL = "ppl: perplexity of a token; it has no part in the average."
+_UNITS = {CHOICE: "nats a question of choice nll", NLL: "nats a token of answer nll"}
 
 
 @dataclass(frozen=True)
@@ -90,19 +96,12 @@ class StudyTable:
 
 def tabulate(results: Mapping[str, Any]) -> StudyTable:
     """The table of a study's results (`run`'s): means over the seeds, the lines in the order of its cells."""
-    runs = results["runs"]
-    of = list(dict.fromkeys(run["task"] for run in runs))
-    scored = {run["task"]: next(run[row] for row in _NAMES if row in run)["acc"] is not None for run in runs}
-    judged, texts = [task for task in of if scored[task]], [task for task in of if not scored[task]]
-    table = _Runs([run for run in runs if not run["method"]], judged, texts)
-    average = [*(["average"] if len(judged) > 1 else []), "gap", "nll", "gain"] if judged else []
-    head = ("method", "row", *judged, *average, *(f"{task} ppl" for task in texts))
-    lines = [line for some in _methods(runs) for line in table.lines(some)]
-    notes = [*([_WHAT, _GAIN] if judged else []), *([_PPL] if texts else []), *_errors(lines)]
-    plugged = [dict(zip(head, line, strict=True)) for line in lines if line[1] == _NAMES["plugged_in"]]
-    if judged and any(line["gain"] is None for line in plugged):
-        notes.append(_NO_GAIN)
-    return StudyTable(head, tuple(lines), (*notes, *results.get("notes", ())))
+    runs = [Run.model_validate(run) for run in results["runs"]]
+    columns = _Columns.of(runs)
+    groups = grouped(runs)
+    lines = [line for group in groups for line in columns.lines(group)]
+    notes = [*columns.notes(groups[0].itself), *_errors(lines)]
+    return StudyTable(columns.head, tuple(lines), (*notes, *results.get("notes", ())))
 
 
 def _errors(lines: Iterable[Sequence[str | Mean | None]]) -> Iterator[str]:
@@ -116,90 +115,88 @@ def _errors(lines: Iterable[Sequence[str | Mean | None]]) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
-class _Runs:
-    """What the lines are made of."""
+class _Columns:
+    """What stands across."""
 
-    ends: Sequence[_Run]
-    """Those of the model itself."""
-    judged: Sequence[str]
+    answered: Sequence[str]
+    """Tasks that have an accuracy."""
     texts: Sequence[str]
+    measure: Measure
+    """By what loss, gap and gain are, on the mean of `judged`."""
+    judged: Sequence[str]
 
-    def lines(self, runs: Sequence[_Run]) -> Iterator[tuple[str | Mean | None, ...]]:
-        """Those of one method, its name on the first."""
-        name = _title(runs)
-        for row in (row for row in _NAMES if row in runs[0]):
-            cells = [_over(runs, row, [task], ACCURACY) for task in self.judged]
-            cells += self._averages(runs, row) if self.judged else []
-            cells += [_over(runs, row, [task], PERPLEXITY) for task in self.texts]
-            yield name, _NAMES[row], *cells
+    @classmethod
+    def of(cls, runs: Sequence[Run]) -> _Columns:
+        tasks = list(dict.fromkeys(run.task for run in runs))
+        answered = {run.task for run in runs if any(score.acc is not None for score in run.scores.values())}
+        asked, texts = ([t for t in tasks if (t in answered) == wanted] for wanted in (True, False))
+        rows = [{run.task: score} for run in runs for score in run.scores.values()]
+        return cls(asked, texts, *judged_by(rows, asked or texts))
+
+    @property
+    def head(self) -> tuple[str, ...]:
+        """The names of the columns."""
+        points = ["loss, points", "gap, points"] if self.answered else []
+        average = ["average"] if len(self.answered) > 1 else []
+        nlls = ["choice nll"] if self.measure is CHOICE else []
+        nlls += ["nll"] if self.answered else []
+        texts = [f"{task} ppl" for task in self.texts]
+        return ("method", "row", "loss", "gap", *points, "gain", *self.answered, *average, *nlls, *texts)
+
+    def lines(self, group: Group) -> Iterator[tuple[str | Mean | None, ...]]:
+        """Those of one method, its name on the first; loss, gap and gain in the row plugged in."""
+        name = _title(group)
+        known = {row for run in group.runs for row in run.scores}
+        for row in (row for row in _NAMES if row in known):
+            judged = self._judged(group, on=row == "plugged_in")
+            yield name, _NAMES[row], *judged, *self._scores(group, row)
             name = ""
 
-    def _averages(self, runs: Sequence[_Run], row: str) -> Iterator[Mean | None]:
-        """The average accuracy, where it is one, the gap, the nll and the gain."""
-        if len(self.judged) > 1:
-            yield _over(runs, row, self.judged, ACCURACY)
-        last = row == "plugged_in"
-        yield self._gap(runs) if last else None
-        yield _over(runs, row, self.judged, NLL)
-        yield self._gain(runs) if last else None
+    def notes(self, itself: Group) -> Iterator[str]:
+        """What the columns mean, and what there is to keep."""
+        yield _LOSS.format(_UNITS[self.measure], ", ".join(self.judged))
+        if self.answered:
+            yield _WHAT
+            yield _GAIN
+        if self.texts:
+            yield _PPL
+        fall = _cell(itself.fall(self.judged, self.measure), self.measure.digits)
+        if fall and not itself.worthless(self.judged, self.measure):
+            yield _FALL.format(fall, _UNITS[self.measure])
+        for tasks in [self.judged] + [[task] for task in self.judged if len(self.judged) > 1]:
+            if fall_of := itself.worthless(tasks, self.measure):
+                yield nothing_to_keep(fall_of, self.measure, f" on {' and '.join(tasks)}")
 
-    def _gap(self, runs: Sequence[_Run]) -> Mean | None:
-        gaps = []
-        for some in _by_seed(runs).values():
-            tuned, plugged = (
-                _row(some, row, self.judged, ACCURACY) for row in ("emulator_tuned", "plugged_in")
-            )
-            gaps.append(plugged - tuned if plugged and tuned else None)
-        return _cell(over_seeds([gap for gap in gaps if gap]), ACCURACY.digits)
+    def _judged(self, group: Group, on: bool) -> Iterator[Mean | None]:
+        for measure, tasks in [
+            (self.measure, self.judged),
+            *([(ACCURACY, self.answered)] if self.answered else []),
+        ]:
+            for of in (group.loss, group.gap):
+                yield _cell(of(tasks, measure), measure.digits) if on else None
+        gain = group.gain(self.judged, self.measure) if on else None
+        yield _cell(gain and gain.times(100), ACCURACY.digits)
 
-    def _gain(self, runs: Sequence[_Run]) -> Mean | None:
-        nlls = []
-        for seed, some in _by_seed(runs).items():
-            ends = [run for run in self.ends if run["seed"] == seed]
-            rows = ((ends, "zero_shot"), (ends, "fine_tuned"), (some, "plugged_in"))
-            nlls.append([_row(of, row, self.judged, NLL) for of, row in rows])
-        found = gain_over_seeds(nlls)
-        return _cell(found and found.times(100), ACCURACY.digits)
-
-
-def _over(runs: Sequence[_Run], row: str, tasks: Sequence[str], measure: Measure) -> Mean | None:
-    """The mean over the seeds that have it, of the mean of a row over tasks."""
-    found = [_row(some, row, tasks, measure) for some in _by_seed(runs).values()]
-    return _cell(over_seeds([one for one in found if one]), measure.digits)
+    def _scores(self, group: Group, row: RowKey) -> Iterator[Mean | None]:
+        """Accuracies and their average, where it is one, the nll of choices and of answers, perplexities."""
+        means = [(ACCURACY, [task]) for task in self.answered]
+        means += [(ACCURACY, list(self.answered))] if len(self.answered) > 1 else []
+        means += [(CHOICE, list(self.judged))] if self.measure is CHOICE else []
+        means += [(NLL, list(self.answered))] if self.answered else []
+        means += [(PERPLEXITY, [task]) for task in self.texts]
+        for measure, tasks in means:
+            yield _cell(group.row(row, tasks, measure), measure.digits)
 
 
 def _cell(found: SeedMean | None, digits: int) -> Mean | None:
     return None if found is None else Mean(found.value, found.stderr, found.seeds, found.over_questions, digits)
 
 
-def _row(runs: Sequence[_Run], row: str, tasks: Sequence[str], measure: Measure) -> Estimate | None:
-    """The mean of a row over tasks, with one seed; None where a task lacks it."""
-    scores = {run["task"]: Score(**run[row]) for run in runs if run.get(row)}
-    return mean([measure.of(scores[task]) if task in scores else None for task in tasks])
-
-
-def _by_seed(runs: Sequence[_Run]) -> dict[int, list[_Run]]:
-    seeds: dict[int, list[_Run]] = {}
-    for run in runs:
-        seeds.setdefault(run["seed"], []).append(run)
-    return seeds
-
-
-def _methods(runs: Sequence[_Run]) -> Iterable[list[_Run]]:
-    """The runs, by what they have in one line."""
-    kinds: dict[tuple[str, Any], list[_Run]] = {}
-    for run in runs:
-        kinds.setdefault((run["method"], run.get("keep")), []).append(run)
-    return kinds.values()
-
-
-def _title(runs: Sequence[_Run]) -> str:
-    method = runs[0]["method"]
-    if not method:
+def _title(group: Group) -> str:
+    if not group.method:
         return "full model"
-    keep, stored = runs[0]["keep"], fmean(run["stored"] for run in runs)
-    asked = "" if keep is None else f", keep {keep:g}"
-    return f"{method}{asked} ({100 * stored:.1f} %)"
+    asked = "" if group.keep is None else f", keep {group.keep:g}"
+    return f"{group.method}{asked} ({100 * group.stored:.1f} %)"
 
 
 def _plain(cell: str | Mean | None) -> str:
