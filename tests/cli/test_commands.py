@@ -311,7 +311,7 @@ class TestEvaluate:
         assert names(here) == ["s.json", "thesis"]
 
 
-CELLS = {"acc", "acc_stderr", "acc_norm", "acc_norm_stderr", "nll", "nll_stderr", "n"}
+CELLS = {"acc", "acc_stderr", "acc_norm", "acc_norm_stderr", "nll", "nll_stderr", "n", "choices", "right"}
 ROWS = ["zero_shot", "fine_tuned", "emulator_zero_shot", "emulator_tuned", "plugged_in"]
 KEYS = {
     "rows", "keep", "seconds", "call", "versions", "seed",  # those that are promised

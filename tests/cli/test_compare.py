@@ -15,7 +15,7 @@ from tests.cli.conftest import command, listing, refused, write_jsonl
 from tests.families import tiny_model
 
 ROWS = ["zero_shot", "fine_tuned", "emulator_zero_shot", "emulator_tuned", "plugged_in"]
-SCORE = {"acc", "acc_stderr", "acc_norm", "acc_norm_stderr", "nll", "nll_stderr", "n"}
+SCORE = {"acc", "acc_stderr", "acc_norm", "acc_norm_stderr", "nll", "nll_stderr", "n", "choices", "right"}
 
 
 @pytest.fixture(scope="module")
@@ -195,4 +195,6 @@ def test_the_papers_table_on_a_tiny_opt(world, here, tokenizer, monkeypatch):
         "scaleot:alpha=0.25,beta=0.8,steps=3,regressed=0,rank=4"
     }
     head = (here / "out" / "table.md").read_text().splitlines()[0]
-    assert head == "| method | row | ask | gap | nll | gain | prose ppl |"
+    assert head == (
+        "| method | row | loss | gap | loss, points | gap, points | gain | ask | choice nll | nll | prose ppl |"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import time
 
 import pytest
@@ -92,6 +93,30 @@ def test_interrupted_at_any_stage_and_run_again_it_ends_the_same(saved, tmp_path
     with interrupted_at(stage):
         compare(model, Emulator.load(folder), asked, tmp_path / "work")
     assert rows(compare(model, Emulator.load(folder), asked, tmp_path / "work")) == whole
+
+
+def test_rows_of_older_versions_which_kept_no_choices_are_made_anew(saved, tmp_path, tokenizer):
+    bench = Bench(saved[0], tokenizer, SPLIT, Cache(tmp_path))
+    quick = Experiment(ASKED.tasks, ASKED.train, TuneConfig(steps=1, max_length=32))
+    bench.ends(quick)
+    for file in tmp_path.glob("[zf]*.json"):  # as they wrote it, under the key that they had
+        stored = json.loads(file.read_text())
+        if stored["key"].pop("kept", None):
+            stored["value"]["mine"] |= {"choices": None, "right": None}
+            bench.cache.place(stored["key"], ".json").write_text(json.dumps(stored))
+            file.unlink()
+    assert len(bench.lacks(None, quick)) == 2
+    rows = bench.ends(quick)["rows"].values()
+    assert all(len(row["mine"]["choices"]) == len(row["mine"]["right"]) == 6 for row in rows)
+
+
+def test_rows_of_texts_are_those_of_older_versions(saved, tmp_path, tokenizer):
+    prose = Experiment((Task("prose", (), "perplexity", texts=("w5 w6 w7 w8",)),), ASKED.train, ASKED.config)
+    bench = Bench(saved[0], tokenizer, SPLIT, Cache(tmp_path))
+    row = bench.zero_shot({"keep": 0.5}, lambda: Emulator.load(saved[1]), prose)
+    [file] = tmp_path.glob("emulator_zero_shot-*.json")
+    assert "kept" not in json.loads(file.read_text())["key"]
+    assert row["prose"]["choices"] is None
 
 
 def test_stages_of_another_question_are_not_reused(saved, tmp_path):

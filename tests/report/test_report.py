@@ -6,13 +6,16 @@ import copy
 import math
 import re
 import shlex
+from dataclasses import asdict
 
 import pytest
 
 from offsite.errors import UserError
 from offsite.report import write
+from offsite.results.measures import CHOICE
 from offsite.results.schema import ROWS
 from tests.report.pages import ATTACK, LOADING, SCORES, Page, browsed, cell
+from tests.results.rows import five
 
 
 @pytest.fixture
@@ -40,6 +43,19 @@ def test_table_holds_the_numbers_of_every_row(page, results):
         acc, nll = SCORES[row.key]
         numbers = f"{row.name}{100 * acc:.1f} ± 3.0 {50 * acc:.1f} ± 1.5 {nll:.2f} ± 0.12"
         assert numbers.replace(" ", "") in text.replace(" ", "")
+
+
+def test_choices_are_read_beside_accuracy_and_answer(page, results):
+    results["rows"] = {row: {"arc_easy": asdict(tasks["t"])} for row, tasks in five().items()}
+    made = page(results)
+    [choice] = [CHOICE.of(five()["plugged_in"]["t"])]
+    assert [trace["x"] for trace in made.json[1]["data"]][-1] == pytest.approx([choice.value])
+    assert "Choice nll, nats per question" in made.text
+    assert f"{choice.value:.3f}\u00a0±\u00a0{choice.stderr:.3f}" in made.text
+    assert "nats of choice nll" in made.text
+    assert str(five()["plugged_in"]["t"].choices[0][0]) not in made.text, (
+        "what each question got stays in the file"
+    )
 
 
 def test_a_row_has_one_colour_everywhere(page, results):

@@ -7,7 +7,7 @@ import math
 import random
 import statistics
 import sys
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 import pytest
 import torch
@@ -43,10 +43,12 @@ def random_question(rng):
 def test_scores_are_what_the_harness_s_own_likelihoods_give(llama, tokenizer, task):
     score = evaluate(llama, tokenizer, [task])["words"]
     acc, acc_norm, nll, tokens = [], [], [], []
-    for question in task.questions:
+    assert score.right == tuple(question.answer for question in task.questions)
+    for question, kept in zip(task.questions, score.choices, strict=True):
         prompt = tokenizer(question.prompt).input_ids
         pairs = [(prompt, tokenizer(choice).input_ids) for choice in question.choices]
         logliks = torch.tensor([loglik for loglik, _ in harness_says(llama, tokenizer, pairs)])
+        assert kept == pytest.approx(logliks.tolist(), abs=2e-4)
         lengths = torch.tensor([len(choice) for choice in question.choices])
         acc.append(float(logliks.argmax() == question.answer))
         acc_norm.append(float((logliks / lengths).argmax() == question.answer))
@@ -103,6 +105,7 @@ def test_exact_match_takes_any_listed_answer(llama, tokenizer):
     missed = Question(said(prompt), (said(other),), 0)
     score = evaluate(llama, tokenizer, [Task("asked", (hit, missed), "exact_match")])["asked"]
     assert (score.acc, score.acc_norm, score.n) == (0.5, 0.5, 2)
+    assert (score.choices, score.right) == (None, None), "of several answers none is the right choice"
     marked = answer_likelihoods(llama, [(prompt, other)], lambda *_: None)[0]
     assert score.nll == pytest.approx(-marked.loglik / 2, abs=1e-5)
 
@@ -121,7 +124,11 @@ def test_every_task_by_name_and_in_order_limited(llama, tokenizer, task):
     scores = evaluate(llama, tokenizer, [task, other], limit=3)
     assert [(name, score.n) for name, score in scores.items()] == [("words", 3), ("other", 2)]
     alone = evaluate(llama, tokenizer, [other])["other"]
-    assert astuple(scores["other"]) == pytest.approx(astuple(alone), abs=1e-5)
+    bare = [replace(score, choices=None, right=None) for score in (scores["other"], alone)]
+    assert astuple(bare[0]) == pytest.approx(astuple(bare[1]), abs=1e-5)
+    assert scores["other"].right == alone.right
+    for one, same in zip(scores["other"].choices, alone.choices, strict=True):
+        assert one == pytest.approx(same, abs=2e-4)
 
 
 def test_one_question_has_no_standard_error(llama, tokenizer, task):
