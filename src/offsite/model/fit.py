@@ -90,7 +90,8 @@ def refuse_untied(word: str, model: PreTrainedModel) -> None:
     """Refuse a head of its own where the config says that it is the embeddings."""
     # transformers then leaves both as they are, and only warns.
     config = model.config.get_text_config()
-    head, words = model.get_output_embeddings(), model.get_input_embeddings()
+    head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    words = model.get_input_embeddings()
     if getattr(config, "tie_word_embeddings", False) and head is not None and head.weight is not words.weight:
         raise UserError(
             f"The config.json of {word!r} says tie_word_embeddings: true, but its weights hold a head that "
@@ -100,9 +101,8 @@ def refuse_untied(word: str, model: PreTrainedModel) -> None:
 
 def say_ends(word: str, model: PreTrainedModel) -> None:
     """Say which end of text is taken where the two files that name one share none."""
-    if model.generation_config is None:
-        return
-    ours, theirs = model.config.eos_token_id, model.generation_config.eos_token_id
+    ours = model.config.eos_token_id
+    theirs = getattr(model.generation_config, "eos_token_id", None)
     if None not in (ours, theirs) and not _ids(ours) & _ids(theirs):
         sys.stderr.write(
             f"in {word!r} generation_config.json says eos_token_id {theirs} and config.json {ours}; generation "
