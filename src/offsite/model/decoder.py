@@ -229,8 +229,10 @@ def blank(config: PretrainedConfig) -> PreTrainedModel:
 
 def skeleton(config: PretrainedConfig) -> PreTrainedModel:
     """A causal LM of `config` on the meta device: names, shapes and dtypes, no memory."""
-    with torch.device("meta"):
-        return _from(config)
+    with no_init_weights(), torch.device("meta"):  # where drawing random numbers would take most of the time
+        model = _from(config)
+    model.tie_weights()
+    return model
 
 
 def fill(model: PreTrainedModel, tensors: Mapping[str, Tensor], same_as: Mapping[str, str]) -> None:
