@@ -7,6 +7,10 @@ STAMP := $(VENV)/installed
 
 export GOMP_SPINCOUNT := 2000
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Empty: where it is set, each process of the tests compiles the package and the tests anew.
+export PYTHONDONTWRITEBYTECODE :=
+# By file, so that what a module's tests share is made once.
+WORKERS := -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test slow fuzz cov lint benchmarks clean
 
@@ -14,11 +18,11 @@ demo: $(STAMP)
 	$(BIN)/offsite demo $(if $(QUICK),--quick)
 
 test: $(STAMP) lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS)
 
 slow: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long -n auto --maxprocesses 4
-	$(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long $(WORKERS)
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m slow
 
 # Hostile bundles by the thousand: FUZZ_SECONDS=3600, or CASES=100000 whatever the time; failing cases go to fuzz-findings/.
 FUZZ_SECONDS ?= $(if $(CASES),0,60)
@@ -26,7 +30,7 @@ fuzz: $(STAMP)
 	$(BIN)/python -m tests.hostile.fuzz --seconds $(FUZZ_SECONDS) $(if $(CASES),--cases $(CASES)) $(if $(FIRST),--first $(FIRST))
 
 cov: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --cov --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" $(WORKERS) --cov --cov-report=term:skip-covered
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 if threading.current_thread() is threading.main_thread():
     # A run started in the background ignores Ctrl-C, and its children would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a second thread waits, spinning, longer than it computes
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -85,7 +85,13 @@ def interrupted_at(monkeypatch):
     return within
 
 
-@pytest.fixture(params=sorted(FAMILIES))
+QUICK = ("bloom", "gemma3", "gpt2", "llama", "opt", "phi3")
+"""Of the families those that differ most in layout: fused, transposed or grouped weights, tuples, windows."""
+
+
+@pytest.fixture(
+    params=[name if name in QUICK else pytest.param(name, marks=pytest.mark.long) for name in sorted(FAMILIES)]
+)
 def family(request):
     return request.param
 

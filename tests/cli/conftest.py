@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from offsite.cli import app, shell
+from offsite.owner.methods import METHODS
 from tests.families import tiny_model
 from tests.sample_bundles import is_sentence
 
@@ -75,6 +76,22 @@ def write_jsonl(path, rows):
     return path
 
 
+@contextlib.contextmanager
+def little_text():
+    """Within, methods read a thousand tokens where nothing else is asked for: enough for a tiny model."""
+    with pytest.MonkeyPatch.context() as patch:
+        for method in METHODS.values():
+            if method.calibration:
+                patch.setattr(method, "calibration", (64, 16))
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _little_text():
+    with little_text():
+        yield
+
+
 @pytest.fixture(scope="session")
 def world(tmp_path_factory, tokenizer):
     """Models, data, bundles and tuned adapters; only to be read."""
@@ -103,9 +120,10 @@ def world(tmp_path_factory, tokenizer):
         ("tune", world / "emulator", "--data", world / "data.jsonl", "-o", world / "lora", "--lora-rank", "2",
          *SHORT),
     ]  # fmt: skip
-    for words in made:
-        ran = command(*words)
-        assert ran.code == 0, ran
+    with little_text():
+        for words in made:
+            ran = command(*words)
+            assert ran.code == 0, ran
     return world
 
 

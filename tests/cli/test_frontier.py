@@ -35,10 +35,20 @@ def profile(world, tmp_path_factory):
             "--method uniform+src --set norm=plain --keeps 0.5 --betas 0.5 --splits 1+3 --seed 3",
             {"keep", "split", "beta"},
         ),
-        ("--profile P --splits 1+3 --keeps 0.5", {"keep", "split"}),
-        ("--method gradot --keeps 0.5 --profile-blocks 8 --profile-length 16", {"keep"}),
+        pytest.param(
+            "--profile P --splits 1+3 --keeps 0.5",
+            {"keep", "split"},
+            marks=pytest.mark.long,
+            id="profiled anew for another split",
+        ),
+        pytest.param(
+            "--method gradot --keeps 0.5 --profile-blocks 8 --profile-length 16",
+            {"keep"},
+            marks=pytest.mark.long,
+            id="profiled on few blocks",
+        ),
     ],
-    ids=["profile", "chain", "profiled anew for another split", "profiled on few blocks"],
+    ids=["profile", "chain", None, None],
 )
 def test_the_emulator_that_is_chosen_is_that_of_the_command(world, here, profile, more, settings):
     out = here / "f"

@@ -11,7 +11,6 @@ import offsite
 from offsite.cli.profile import DEFAULT as SAID
 from offsite.owner import methods
 from offsite.owner.methods import METHODS
-from offsite.owner.methods.scaleot import ScaleOT
 from offsite.owner.profile import Profile
 from tests.cli.conftest import command, listing, refused
 from tests.cli.test_bad_input import asked
@@ -35,14 +34,6 @@ def slow(monkeypatch):
     monkeypatch.setattr(Slow, "stop", None)
     monkeypatch.setitem(METHODS, "slow", Slow)
     return Slow
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _short_training():
-    """Scaleot's default is more text than the world has, and nothing here hangs on how much it is."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ScaleOT, "calibration", (64, 16))
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +80,7 @@ def test_for_machines(world, here):
 
 
 @pytest.mark.parametrize("name", METHOD)
-@pytest.mark.parametrize("keep", ["0.3", "0.7"])
+@pytest.mark.parametrize("keep", ["0.3", pytest.param("0.7", marks=pytest.mark.long)])
 def test_an_emulator_is_the_same_with_a_profile_and_without(world, here, profiles, name, keep):
     line = f"compress M -o O --json --keep {keep} "
     if name == "scaleot":

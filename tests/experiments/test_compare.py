@@ -83,7 +83,10 @@ def test_another_way_to_make_tokens_is_another_model(saved, tmp_path, tokenizer,
     assert benches[0].digest != benches[1].digest
 
 
-@pytest.mark.parametrize(("stage", "rank"), [(2, None), (4, 2), (5, None), (7, 2)])
+@pytest.mark.parametrize(
+    ("stage", "rank"),
+    [(5, None), (7, 2), *(pytest.param(*each, marks=pytest.mark.long) for each in ((2, None), (4, 2)))],
+)
 def test_interrupted_at_any_stage_and_run_again_it_ends_the_same(saved, tmp_path, interrupted_at, stage, rank):
     model, folder = saved
     asked = Experiment(

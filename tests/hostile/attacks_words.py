@@ -66,7 +66,8 @@ def wide(alter):
 
 
 def flood(name, values, start='{"x": [', end="0]}"):
-    return lambda folder: put(folder, name, start + values + end)
+    """A file of the `values` that this function makes: megabytes, so not before the attack runs."""
+    return lambda folder: put(folder, name, start + values() + end)
 
 
 for _name, _why, _alter in [
@@ -92,11 +93,12 @@ for _name, _why, _alter in [
     ("a pattern that repeats a repeat", "a.1,3", backend(pre_tokenizer=split("a{1,3}+$"))),
     ("a normalizer of four stars", r"\[\^0\]\*",
      backend(normalizer={"type": "Replace", "pattern": {"Regex": "[^0]*[^0]*[^0]*0[xy]"}, "content": ""})),
-    ("a flood of lists", "tokenizer.json", wide(flood("tokenizer.json", "[]," * 8_300_000))),
-    ("a flood of objects", "tokenizer.json", wide(flood("tokenizer.json", '{"a":1},' * 3_000_000))),
-    ("a flood of lines", "vocab.txt", wide(flood("vocab.txt", "\n".join(map(str, range(3_000_000))), "", ""))),
+    ("a flood of lists", "tokenizer.json", wide(flood("tokenizer.json", lambda: "[]," * 8_300_000))),
+    ("a flood of objects", "tokenizer.json", wide(flood("tokenizer.json", lambda: '{"a":1},' * 3_000_000))),
+    ("a flood of lines", "vocab.txt",
+     wide(flood("vocab.txt", lambda: "\n".join(map(str, range(3_000_000))), "", ""))),
     ("a flood of words", "vocab.json",
-     wide(flood("vocab.json", ",".join(f'"{n}":0' for n in range(2_500_000)), "{", "}"))),
+     wide(flood("vocab.json", lambda: ",".join(f'"{n}":0' for n in range(2_500_000)), "{", "}"))),
     ("a token without a number", "added_tokens.json", lambda f: put(f, "added_tokens.json", '{"x": "y"}')),
 ]:  # fmt: skip
     _alter.__name__ = _name

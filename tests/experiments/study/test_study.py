@@ -70,7 +70,7 @@ def test_another_limit_tunes_again_to_the_same_adapter(recipe, play, tmp_path):
     assert again == play(recipe(seeds=[0], limit=3), tmp_path / "fresh")[0]
 
 
-@pytest.mark.parametrize("stage", [2, 5, 9, 13])
+@pytest.mark.parametrize("stage", [5, *(pytest.param(each, marks=pytest.mark.long) for each in (2, 9, 13))])
 def test_killed_at_a_stage_and_run_again_it_ends_the_same(recipe, play, tmp_path, interrupted_at, whole, stage):
     asked = recipe(seeds=[0], tasks=recipe().tasks[:1], methods=["uniform~2", "src:beta=0.5"])
     with interrupted_at(stage):
