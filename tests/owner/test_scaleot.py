@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from offsite.model.split import Split
 from offsite.owner import harmonize as training
 from offsite.owner.build import build, keep_of
 from offsite.owner.methods import method_named
-from offsite.owner.methods.scaleot import ScaleOT
+from offsite.owner.methods.scaleot import ScaleOT, least_within
 from offsite.owner.methods.src import SRC
 from tests.families import tiny_model
 from tests.sample_bundles import is_sentence
@@ -137,6 +139,23 @@ def test_alpha_replaces_the_layers_of_the_least_score(profile, alpha, replaced):
     assert [place.layer for place in plan] == MIDDLE
 
 
+def test_within_groups_the_same_share_of_each_is_replaced(profile):
+    scores = torch.tensor([0.0, 1, 2, 3, 9, 8, 7, 6, 4, 5, 4.5, 10])
+    assert least_within(scores, 3, 4) == [0, 7, 8]
+    assert least_within(scores, 6, 4) == [0, 1, 7, 6, 8, 10]
+    assert least_within(scores, 3, 0) == [0, 1, 2]
+    for size in (0, 1, 3, 4, 5, 12, 99):
+        for count in range(13):
+            found = least_within(scores, count, size)
+            assert len(set(found)) == len(found) == count
+            shares = [sum(i // size == g for i in found) for g in range(12 // size)] if size else []
+            assert max(shares, default=0) - min(shares, default=0) <= 1
+    plan = ScaleOT(**QUICK, alpha=1 / 3, within=3).plan(profile, 0.7)
+    gone = [place.layer for place in plan if place.harmonizer]
+    order = profile.tensors["harmonizers/scores"]
+    assert gone == [MIDDLE[int(order[:3].argmin())], MIDDLE[3 + int(order[3:].argmin())]]
+
+
 @pytest.mark.parametrize("keep", [1.0, 0.7, 0.4])
 def test_keep_chooses_alpha_where_none_is_set(model, profile, keep):
     plan = ScaleOT(**QUICK, beta=1.0).plan(profile, keep)
@@ -169,6 +188,7 @@ def test_plain_src_is_the_best_matrix_of_its_rank(model):
     ("knobs", "said"),
     [
         ({"alpha": 1.0}, "alpha is the share"), ({"alpha": -0.1}, "alpha is the share"),
+        ({"within": -1}, "within is a number of layers, or 0 for the whole stack, not -1"),
         ({"beta": 0.0}, "beta is the share"), ({"beta": 1.1}, "beta is the share"),
     ],
 )  # fmt: skip
@@ -191,6 +211,7 @@ def test_shares_that_are_none_are_refused_at_once(knobs, said):
         {"alone": -1},
         {"seed": 2**32},
         {"align": 0.0},
+        {"sobolev": -1.0},
     ],
 )
 def test_senseless_knobs_are_refused(knobs):
@@ -232,6 +253,10 @@ def test_layers_that_do_not_fit_at_once_are_fitted_in_turn(model, profile, monke
 
 def test_a_profile_serves_any_alpha_and_beta_but_no_other_training(profile):
     ScaleOT(**QUICK, alpha=0.3, beta=0.5).check(profile)
+    older = {name: value for name, value in profile.knobs.items() if name != "sobolev"}  # when there was none
+    ScaleOT(**QUICK).check(replace(profile, knobs=older))
+    with pytest.raises(UserError, match=r"sobolev=0\.0, not 1\.0"):
+        ScaleOT(**QUICK, sobolev=1.0).check(replace(profile, knobs=older))
     with pytest.raises(UserError, match="rank=4"):
         ScaleOT(**QUICK | {"rank": 8}).check(profile)
 

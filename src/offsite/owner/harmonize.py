@@ -26,6 +26,7 @@ from offsite.owner.components import root
 from offsite.owner.importance import Importance, Judging
 from offsite.owner.parts import Parts
 from offsite.owner.records import Factors, TrainingCurves
+from offsite.owner.sobolev import entering, gradients_apart, twice_differentiable
 from offsite.owner.states import hidden_states
 from offsite.progress import track
 from offsite.training.checkpoint import optimizer_state, restore_optimizer
@@ -60,6 +61,9 @@ class Harmonizing(Judging):
     align: Annotated[float, "weight"] = 1.0
     """Weight of the distance of the mixed stack's states from the full model's, after each layer: relative
     squares, mean over layers and tokens."""
+    sobolev: Annotated[float, "weight"] = 0.0
+    """Weight of the distance of the gradients that reach the layers through the mixed stack from the full
+    model's: relative squares, mean over layers. It makes a step several times as long."""
     seed: Annotated[int, "integer"] = 0
     """Seed of the draws and of the text's order; where `regressed` is 0, also of the harmonizers' start."""
 
@@ -69,13 +73,15 @@ class Harmonizing(Judging):
                 raise UserError(f"{name} must be above zero, not {getattr(self, name)}.")
         if self.candidates < 2:
             raise UserError(f"candidates are held against each other: take 2 or more, not {self.candidates}.")
-        for name in ("regressed", "alone", "lm", "align"):
+        for name in ("regressed", "alone", "lm", "align", "sobolev"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"{name} must be zero or above, not {getattr(self, name)}.")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed must be from 0 to {2**32 - 1}, not {self.seed}.")
-        if not self.lm + self.align:
-            raise UserError("lm and align are both 0, so there is nothing to train on; raise one of them.")
+        if not self.lm + self.align + self.sobolev:
+            raise UserError(
+                "lm, align and sobolev are all 0, so there is nothing to train on; raise one of them."
+            )
 
 
 def harmonize(
@@ -224,7 +230,19 @@ class _Training:
                 aims = self._run(batch, None, output_hidden_states=True).hidden_states
             pairs = [(out.hidden_states[layer + 1], aims[layer + 1]) for layer in self.layers]
             loss = loss + self.config.align * torch.stack([_apart(*pair) for pair in pairs]).mean()
+        if self.config.sobolev:
+            loss = loss + self.config.sobolev * self._pulled_apart(batch, columns, stay)
         return loss
+
+    def _pulled_apart(self, batch: Tensor, columns: Tensor, stay: Tensor) -> Tensor:
+        """How far gradients that pass a mixed stack are from the model's, both from the model's own loss."""
+        decoder, layers = Decoder.of(self.model), [*self.layers, self.layers.stop]
+        with entering(decoder, layers) as whole:
+            loss = _next_token_loss(self._run(batch, columns).logits, batch, columns)
+        aims = torch.autograd.grad(loss, whole)
+        with self._mixed(stay), twice_differentiable(), entering(decoder, layers) as mixed:
+            self._run(batch, None)
+        return gradients_apart(mixed, aims)
 
     @torch.no_grad()
     def _judge(self, chance: torch.Generator) -> float:

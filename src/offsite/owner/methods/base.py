@@ -91,8 +91,9 @@ class Method(ABC):
                 f"The profile is of the method {profile.method!r}, not of {self.name!r}; leave the method out, "
                 f"or profile the model anew with {self.name}."
             )
+        usual = {knob.name: knob.default for knob in fields(self)}  # of knobs that are newer than the profile
         for knob in self.profile_knobs:
-            before, now = profile.knobs.get(knob), getattr(self, knob)
+            before, now = profile.knobs.get(knob, usual[knob]), getattr(self, knob)
             if before != now:
                 raise UserError(
                     f"The profile was made with {knob}={before}, not {now}; leave that, or profile the model "

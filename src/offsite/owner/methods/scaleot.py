@@ -34,7 +34,7 @@ class ScaleOT(Harmonizing, Method):
 
     name: ClassVar[str] = "scaleot"
     paper: ClassVar[str] = "ScaleOT, arXiv 2412.09812"
-    plan_knobs: ClassVar[frozenset[str]] = frozenset({"alpha", "beta"})
+    plan_knobs: ClassVar[frozenset[str]] = frozenset({"alpha", "beta", "within"})
     calibration: ClassVar[tuple[int, int] | None] = (2048, 128)
     sweep: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "alpha": ("0.25", "0.375", "0.5"),
@@ -44,6 +44,9 @@ class ScaleOT(Harmonizing, Method):
     """The share of the middle's layers that harmonizers replace; not set: as many as `keep` asks for."""
     beta: Annotated[float | None, "share, above 0 up to 1"] = None
     """The share of the rank of attention that stays in other layers; not set: 0.8, or all where `keep` is 1."""
+    within: Annotated[int, "layers"] = 0
+    """Size of the groups of neighbours in each of which the least important layers are replaced, the same share
+    of each; 0: the whole stack is one group."""
     norm: Literal["fisher", "plain"] = "fisher"
     """Which components are the largest: by their effect on the loss, or, as published, by singular value."""
 
@@ -55,6 +58,8 @@ class ScaleOT(Harmonizing, Method):
             )
         if self.beta is not None:
             check_beta(self.beta)
+        if self.within < 0:
+            raise UserError(f"within is a number of layers, or 0 for the whole stack, not {self.within}.")
 
     @property
     def budgeted(self) -> bool:
@@ -73,8 +78,8 @@ class ScaleOT(Harmonizing, Method):
 
     def plan(self, profile: Profile, keep: float) -> Blueprint:
         """Harmonizers for the least important layers: the share alpha, or as many as `keep` asks for."""
-        order = profile.tensors[f"{TRAINED}/scores"].argsort(stable=True).tolist()
-        replaced = {profile.middle[i] for i in order[: self._count(profile, keep)]}
+        least = least_within(profile.tensors[f"{TRAINED}/scores"], self._count(profile, keep), self.within)
+        replaced = {profile.middle[i] for i in least}
 
         def place(layer: int) -> Place:
             if layer not in replaced:
@@ -101,3 +106,16 @@ class ScaleOT(Harmonizing, Method):
         stand_in = first.up.numel() + first.down.numel()
         saved = sum(profile.sizes) / layers - stand_in  # by each layer replaced
         return max(0, min(layers - 1, round((1 - keep) * sum(profile.sizes) / saved)))
+
+
+def least_within(scores: Tensor, count: int, size: int) -> list[int]:
+    """Return where the `count` least scores are, the same share of each group of `size` neighbours.
+
+    A size of 0 makes one group of all.
+    """
+    layers, found = len(scores), list[int]()
+    for start in range(0, layers, size or layers):
+        group = scores[start : start + (size or layers)]
+        share = count * (start + len(group)) // layers - count * start // layers
+        found += [start + i for i in group.argsort(stable=True)[:share].tolist()]
+    return found
