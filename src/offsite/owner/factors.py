@@ -107,6 +107,17 @@ def _components(weight: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return u * s, down, s.square()
 
 
+def felt(factors: Factors, seen: Curvature) -> Tensor:
+    """Return dT H d = (upT G up) (down A downT) for each component d = -up down."""
+    up, down = factors.up, factors.down.T
+    return ((seen.outputs @ up) * up).sum(0) * ((seen.inputs @ down) * down).sum(0)
+
+
+def felt_in_1_norm(factors: Factors, seen: Curvature) -> Tensor:
+    """Return ||H d||_1 = |G up|_1 |A down|_1 for each component d = -up down."""
+    return (seen.outputs @ factors.up).abs().sum(0) * (seen.inputs @ factors.down.T).abs().sum(0)
+
+
 def removed(up: Tensor, down: Tensor, slope: Tensor) -> Tensor:
     """Return dl/dW . d for each component d = -up_k down_k."""
     return -((slope @ down.T) * up).sum(0)

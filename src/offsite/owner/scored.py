@@ -18,6 +18,9 @@ from offsite.owner.factors import watched
 from offsite.owner.methods.base import Granularity, Method
 from offsite.owner.parts import Parts
 
+FLOOR = 0.05
+"""The share of each matrix's ranks and channels that stays whatever their score, as in GradOT's paper."""
+
 
 @dataclass(frozen=True)
 class Scored(Method):

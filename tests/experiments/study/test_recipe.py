@@ -106,7 +106,7 @@ def test_methods_are_words_mappings_chains_and_distilled():
     assert len(list(recipe.cells())) == 1 + 4 * 2 + 1
 
 
-@pytest.mark.parametrize("name", ["papers-table1", "smollm2"])
+@pytest.mark.parametrize("name", ["gradot-pieces", "papers-table1", "smollm2"])
 def test_the_ready_recipes_are_sound(name):
     recipe = read(Path(__file__).parents[3] / "recipes" / f"{name}.yaml")
     if name == "papers-table1":

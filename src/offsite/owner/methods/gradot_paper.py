@@ -13,12 +13,11 @@ from offsite.model.decoder import Decoder
 from offsite.owner.blueprint import Blueprint
 from offsite.owner.components import blueprint, by_share, candidates, channel_cost, choose, with_privacy
 from offsite.owner.curvature import Curvature
-from offsite.owner.factors import rank_cost, removed
+from offsite.owner.factors import felt_in_1_norm, plain_ranks, removed
 from offsite.owner.methods.base import check_keep
-from offsite.owner.methods.gradot import FLOOR
 from offsite.owner.profile import Profile
 from offsite.owner.records import ChannelScores, Factors, RankScores
-from offsite.owner.scored import Scored
+from offsite.owner.scored import FLOOR, Scored
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class GradOTPaper(Scored):
 
     A component d of a weight (d is what its removal adds) scores ||H d||_1 - lambda * (dl/dW . d), H being the
     Fisher information as a Kronecker product of G = E[g gT] and A = E[x xT]; ranks are singular components of
-    the weight itself.
+    the weight itself. The knobs of `gradot` lead from here to there, piece by piece.
     """
 
     name: ClassVar[str] = "gradot-paper"
@@ -56,10 +55,9 @@ class GradOTPaper(Scored):
 
 def rank_scores(weight: Tensor, seen: Curvature) -> tuple[Factors, RankScores]:
     """Return the singular components of `weight`, scored s_k |G u_k|_1 |A v_k|_1."""
-    u, s, vt = torch.linalg.svd(weight, full_matrices=False)
-    score = s * (seen.outputs @ u).abs().sum(0) * (seen.inputs @ vt.T).abs().sum(0)
-    up = u * s
-    return Factors(up, vt), RankScores(score, rank_cost(weight), removed(up, vt, seen.slope))
+    factors, plain = plain_ranks(weight)
+    slope = removed(factors.up, factors.down, seen.slope)
+    return factors, RankScores(felt_in_1_norm(factors, seen), plain.cost, slope)
 
 
 def channel_scores(decoder: Decoder, layer: int, seen: Mapping[str, Curvature]) -> ChannelScores:
