@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
+from offsite.bundles.contents import sent
+from offsite.bundles.emulator import Emulator
 from offsite.errors import UserError
 from offsite.model.decoder import Decoder
 from offsite.model.split import Split
@@ -249,3 +252,19 @@ def test_by_size_each_stores_the_same_share(level):
     for each, kept in zip(among, by_size(among, level), strict=True):
         assert len(kept) == max(1, int(level * each.dense / each.cost))
         assert torch.equal(kept, each.best(len(kept)))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "phi3"])
+@pytest.mark.parametrize("method", [SVDLLM(), FLAP()], ids=lambda method: method.name)
+def test_its_bundle_loads_and_exports_to_the_same_model(model, tmp_path, method):
+    """Feed-forwards in factors, in one piece with fewer channels, and with other biases."""
+    emulator = build(model, SPLIT, method.plan(method.profile(model, SPLIT, TOKENS), 0.5), method=method.name)
+    digest = emulator.save(tmp_path / "emulator")
+    wanted = logits(emulator.model, TOKENS)
+    assert torch.equal(logits(Emulator.load(tmp_path / "emulator").model, TOKENS), wanted)
+    told = sent(tmp_path / "emulator")
+    assert (told.digest, told.method) == (digest, method.name)
+    assert told.middle / (6 * told.layer) == pytest.approx(0.5, abs=0.02)
+    emulator.export(tmp_path / "dense")
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path / "dense")
+    assert torch.allclose(logits(opened, TOKENS), wanted, atol=1e-4)
