@@ -8,7 +8,7 @@ import re
 import pytest
 import torch
 
-from offsite.bundles.contents import sent
+from offsite.bundles.contents import Sent, sent
 from offsite.bundles.emulator import Emulator
 from offsite.errors import UserError
 from offsite.model.linears import Weight
@@ -90,6 +90,16 @@ KINDS = {
     "shared": ["kept whole", "shared", "shared", "kept whole"],
     "thinned": ["thinned", "harmonizer", "kept whole", "thinned"],
 }
+
+
+def test_factors_of_the_feed_forward_narrow_its_bar():
+    told = Sent("svd-llm", "d", SPLIT, 1, 1, 1, 1, 1, 0, 1, {"query": 32, "value": 16}, 64, 32)
+    ranks = {"query": 8, "up": 8, "down": 16}
+    (_, _, factored, *_), (_, _, whole, *_) = (
+        floors([PlaceRecord(layer=2, ranks=each)], SPLIT, told, 1) for each in (ranks, {"query": 8})
+    )
+    assert (factored.attention, factored.feed) == ((8 / 32 + 1) / 2, (8 / 32 + 16 / 32) / 2)
+    assert (whole.attention, whole.feed) == ((8 / 32 + 1) / 2, 1.0)
 
 
 def test_the_stack_is_the_blueprints(made):

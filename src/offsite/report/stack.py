@@ -135,6 +135,9 @@ def _floor(position: int, place: PlaceRecord, full: _Full) -> Floor:
     if place.ranks:
         kind, attention = "thinned", _rank_share(place.ranks, full.ranks)
         parts.append(f"{len(place.ranks)} factored matrices, ranks {_range(list(place.ranks.values()))}")
+    inner = [min(1.0, rank / full.states) for name, rank in place.ranks.items() if name not in full.ranks]
+    if inner:  # the feed-forward's; their full rank is the states' width
+        feed = mean(inner)
     if place.channels is not None:
         kind, feed = "thinned", min(1.0, len(place.channels) / max(1, full.width or len(place.channels)))
         parts.append(f"{len(place.channels)} channels" + (f" of {full.width}" if full.width else ""))
