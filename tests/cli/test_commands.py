@@ -234,6 +234,18 @@ def test_tune(world, here, rank):
     assert str(world) not in (here / "ad" / "card.json").read_text()
 
 
+def test_tune_reports_to_a_tracker_and_refuses_one_that_is_not_there(world, here, monkeypatch):
+    pytest.importorskip("tensorboard")
+    monkeypatch.chdir(here)
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+    line = ("tune", world / "emulator", "--data", world / "questions.jsonl", "-o", here / "ad", *SHORT)
+    sentence = refused(here, *line, "--report-to", "tensorbord")
+    assert sentence == "There is no tracker 'tensorbord' here; did you mean 'tensorboard'?"
+    ran = command(*line, "--report-to", "tensorboard")
+    assert (ran.code, names(here)) == (0, ["ad", "ad-receipt", "runs", "thesis"])
+    assert b"train/loss" in b"".join(path.read_bytes() for path in here.glob("runs/*/offsite/events.out.*"))
+
+
 def test_tune_on_questions_of_ones_own(world, here):
     said = command(
         "tune", world / "emulator", "--data", world / "questions.jsonl", "-o", here / "ad", "--json", *SHORT

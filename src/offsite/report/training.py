@@ -95,7 +95,7 @@ _MIXED = (
 )
 _STATES = (
     "Distance of the mixed stacks’ hidden states from the full model’s (relative squares), or their loss, "
-    "weighted by the options lm and align; batches differ, so the dots scatter."
+    "weighted by the knobs lm and align; batches differ, so the dots scatter."
 )
 _LINES = "Each line is a layer; point at one to see its number."
 _ORDER = (
