@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import transformers as t
@@ -19,6 +18,7 @@ from offsite.owner.blueprint import Place
 from offsite.owner.build import build
 from tests.cli.conftest import command
 from tests.families import tiny_model, tiny_tokenizer
+from tests.hostile import runner
 from tests.sample_bundles import refusal
 
 SPLIT = Split(1, 1)
@@ -73,18 +73,10 @@ def test_every_command_that_opens_emulators_refuses_it_and_inspect_shows_why(sma
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a process's peak of memory is read from /proc")
 def test_the_refusal_costs_little_memory(small_but_large):
-    program = (
-        "import sys; from offsite.bundles.emulator import Emulator; from offsite.errors import UserError\n"
-        "def peak(): return int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])\n"
-        "before = peak()\n"
-        "try: Emulator.load(sys.argv[1])\n"
-        "except UserError: print(peak() - before)\n"
-    )
-    ran = subprocess.run(
-        [sys.executable, "-c", program, str(small_but_large)],
-        capture_output=True, text=True, env=dict(os.environ), check=True,
-    )  # fmt: skip
-    assert int(ran.stdout) < 150_000
+    Path("/proc/self/clear_refs").write_text("5")  # the peak of memory begins anew
+    before = runner.memory("VmRSS")
+    refusal(Emulator.load, small_but_large)
+    assert runner.memory("VmHWM") - before < 150_000
 
 
 def test_what_is_computed_is_what_is_written(tmp_path, model):
