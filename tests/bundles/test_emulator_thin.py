@@ -8,8 +8,9 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModel
+from transformers import AutoModel, AutoModelForCausalLM, MixtralConfig
 
+from offsite.model.split import Split
 from offsite.owner.blueprint import Place
 from offsite.owner.build import build
 from tests.bundles.test_emulator import check, edit
@@ -178,3 +179,16 @@ def test_an_export_stores_a_tied_head_once(middle, tmp_path):
     _, about = AutoModel.from_pretrained(tmp_path / "dense", output_loading_info=True)
     assert not about["unexpected_keys"]
     assert "lm_head.weight" not in load_file(tmp_path / "dense" / "model.safetensors")
+
+
+def test_an_export_splits_fused_experts_as_transformers_does(tmp_path):
+    config = MixtralConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, num_local_experts=2,
+    )  # fmt: skip
+    emulator = build(AutoModelForCausalLM.from_config(config).eval(), Split(1, 1), (Place(1), Place(1)))
+    emulator.export(tmp_path / "dense")
+    stored, ids = load_file(tmp_path / "dense" / "model.safetensors"), torch.arange(8)[None]
+    assert "model.layers.2.block_sparse_moe.experts.1.w1.weight" in stored
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path / "dense")
+    assert torch.equal(opened(ids).logits, emulator.model(ids).logits)

@@ -133,14 +133,14 @@ def test_only_the_middle_is_reshaped(llama):
 def test_dense_gives_every_tensor_the_shape_that_the_config_says(model):
     emulated = build(model, SPLIT, thin(model)).model
     whole = skeleton(emulated.config)
-    assert {name: tuple(x.shape) for name, x in dense(emulated, whole, SPLIT).items()} == shapes(whole)
+    assert {name: tuple(x.shape) for name, x in dense(emulated, whole, SPLIT)} == shapes(whole)
 
 
 def test_dense_multiplies_factors_and_fills_with_zeros(model):
     """What was kept comes first, and pruning the rest of the dense state gives back what was there."""
     emulated = build(model, SPLIT, thin(model)).model
     whole = skeleton(emulated.config)
-    state, inner, decoder = dense(emulated, whole, SPLIT), Decoder.of(emulated), Decoder.of(whole)
+    state, inner, decoder = dict(dense(emulated, whole, SPLIT)), Decoder.of(emulated), Decoder.of(whole)
     for index in SPLIT.middle(8):
         feed = decoder.feed_forward(index)
         kept = torch.arange(4)
@@ -162,7 +162,7 @@ def test_dense_multiplies_factors_and_fills_with_zeros(model):
 
 def test_of_a_whole_model_dense_is_its_state(model):
     emulated = build(model, SPLIT, everything(SPLIT, 8)).model
-    state = dense(emulated, skeleton(emulated.config), SPLIT)
+    state = dict(dense(emulated, skeleton(emulated.config), SPLIT))
     assert state.keys() == emulated.state_dict().keys()
     assert all(torch.equal(tensor, state[name]) for name, tensor in emulated.state_dict().items())
 
@@ -170,7 +170,7 @@ def test_of_a_whole_model_dense_is_its_state(model):
 def test_dense_and_reshape_leave_what_they_are_given(llama):
     emulated = build(llama, SPLIT, thin(llama)).model
     before = {name: tensor.clone() for name, tensor in emulated.state_dict().items()}
-    dense(emulated, skeleton(emulated.config), SPLIT)
+    dict(dense(emulated, skeleton(emulated.config), SPLIT))
     assert before.keys() == emulated.state_dict().keys()
     assert all(torch.equal(before[name], tensor) for name, tensor in emulated.state_dict().items())
 

@@ -140,15 +140,20 @@ class Emulator:
                 "it opens with offsite.Emulator.load."
             )
         bare = skeleton(self.model.config)
-        state, shared = dense(self.model, bare, self.split), aliases(self.model)
+        stored, shared = self.model.state_dict(), aliases(self.model)
         tied = {name for name, source in aliases(bare).items() if shared.get(name) == source}
-        tensors, seen = {}, set()
-        for name, tensor in state.items():
-            if name not in tied:  # a place that shares its layer gets a copy: safetensors takes no shared ones
-                tensors[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
-                seen.add(tensor.data_ptr())
+        tensors = ((name, each) for name, each in dense(self.model, bare, self.split) if name not in tied)
         with staged(Path(path)) as folder:
-            checkpoint.write(folder, self.model, self.tokenizer, tensors)
+            if checkpoint.stores_as_named(bare):
+                declared = {
+                    name: like.to(stored[name].dtype) if name in stored else like
+                    for name, like in bare.state_dict().items()
+                    if name not in tied
+                }
+                checkpoint.write_one_by_one(folder, self.model, self.tokenizer, declared, tensors)
+            else:  # safetensors takes no shared tensors: a place that shares its layer gets a copy
+                copies = {name: each.clone() if name in shared else each for name, each in tensors}
+                checkpoint.write(folder, self.model, self.tokenizer, copies)
 
     @classmethod
     def load(cls, path: Path | str, *, allow_large: bool = False) -> Emulator:

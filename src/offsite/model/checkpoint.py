@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.core_model_loading import revert_weight_conversion
 from transformers.utils import logging
 
 from offsite.model import tokenizer as tokenizers
 
+_DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _LOCAL_KEYS = frozenset(
     ("_name_or_path", "name_or_path", "auto_map", "is_local", "local_files_only", "_commit_hash")
 )
@@ -37,6 +40,49 @@ def write(
     """Write the weights (or `tensors` in their place), config and tokenizer into `folder`."""
     with without_bars():
         model.save_pretrained(folder, state_dict=dict(tensors) if tensors else None)
+    write_description(folder, model, tokenizer)
+
+
+def stores_as_named(bare: PreTrainedModel) -> bool:
+    """Tell whether transformers saves tensors of this architecture under the names that they have in memory.
+
+    It splits fused experts, for example. `bare` may be on no device.
+    """
+    state = bare.state_dict()
+    saved: dict[str, Tensor] = revert_weight_conversion(bare, dict(state))
+    return saved.keys() == state.keys()
+
+
+def write_one_by_one(
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    declared: Mapping[str, Tensor],
+    tensors: Iterable[tuple[str, Tensor]],
+) -> None:
+    """Write as `write`, holding one of the `tensors` at a time; they have the types and shapes `declared`.
+
+    `declared` may be on no device. safetensors' own writer takes all tensors at once. The format is a header's
+    length in eight bytes, the header, and the tensors (https://huggingface.co/docs/safetensors).
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, like in sorted(declared.items(), key=lambda item: (-item[1].itemsize, item[0])):  # aligned
+        begin, end = end, end + like.nbytes
+        header[name] = {"dtype": _DTYPES[like.dtype], "shape": list(like.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    missing = set(declared)
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name, tensor in tensors:
+            like = declared[name]
+            assert (tensor.dtype, tensor.shape) == (like.dtype, like.shape), name
+            file.seek(8 + len(text) + header[name]["data_offsets"][0])
+            file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            missing.remove(name)
+    assert not missing, missing
+    model.config.architectures = [type(model).__name__]
     write_description(folder, model, tokenizer)
 
 

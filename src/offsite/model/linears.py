@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -85,10 +85,11 @@ def reshape(model: PreTrainedModel, split: Split, shape_of: Callable[[str], Shap
     return any_changed
 
 
-def dense(emulated: PreTrainedModel, full: PreTrainedModel, split: Split) -> dict[str, Tensor]:
-    """The state of `emulated` in the shapes of `full`, a model of the same config, which may be on no device.
+def dense(emulated: PreTrainedModel, full: PreTrainedModel, split: Split) -> Iterator[tuple[str, Tensor]]:
+    """Yield the state of `emulated` in the shapes of `full`, of the same config, which may be on no device.
 
-    Factors are multiplied out; the channels that stand in the emulator come first, zeros fill the rest.
+    Factors are multiplied out, one linear at a time; the channels that stand in the emulator come first, zeros
+    fill the rest.
     """
     state = dict(emulated.state_dict())
     decoder, wide = Decoder.of(emulated), Decoder.of(full)
@@ -102,8 +103,8 @@ def dense(emulated: PreTrainedModel, full: PreTrainedModel, split: Split) -> dic
             place = decoder.name(index, name)
             for inner in linear.state_dict():
                 del state[f"{place}.{inner}"]
-            state |= {f"{place}.{inner}": tensor for inner, tensor in whole.items()}
-    return state
+            yield from ((f"{place}.{inner}", tensor) for inner, tensor in whole.items())
+    yield from state.items()
 
 
 def _linear(like: nn.Module, inputs: int, outputs: int, rank: int | None) -> nn.Module:
