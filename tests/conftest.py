@@ -89,9 +89,10 @@ QUICK = ("bloom", "gemma3", "gpt2", "llama", "opt", "phi3")
 """Of the families those that differ most in layout: fused, transposed or grouped weights, tuples, windows."""
 
 
-@pytest.fixture(
-    params=[name if name in QUICK else pytest.param(name, marks=pytest.mark.long) for name in sorted(FAMILIES)]
-)
+BY_FAMILY = [name if name in QUICK else pytest.param(name, marks=pytest.mark.long) for name in sorted(FAMILIES)]
+
+
+@pytest.fixture(params=BY_FAMILY)
 def family(request):
     return request.param
 

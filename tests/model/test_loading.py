@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from offsite.errors import UserError
 from offsite.model import loading
+from tests.conftest import BY_FAMILY
 from tests.families import FAMILIES, tiny_model
 
 
@@ -55,7 +56,7 @@ class TestLoad:
         torch.testing.assert_close(model.cpu()(tokens).logits, expected, rtol=0, atol=1e-5)
         assert tokenizer("w7 w9").input_ids == [7, 9]
 
-    @pytest.mark.parametrize("family", sorted(FAMILIES))
+    @pytest.mark.parametrize("family", BY_FAMILY)
     def test_it_opens_every_family_tied_or_not(self, tmp_path, tokenizer, family):
         tiny_model(family).save_pretrained(tmp_path)
         tokenizer.save_pretrained(tmp_path)
@@ -363,7 +364,7 @@ class TestRefusals:
         edit_config(folder, intermediate_size=48)
         assert "24 tensors are missing or of another shape" in refusal(folder)
 
-    @pytest.mark.parametrize("family", sorted(FAMILIES))
+    @pytest.mark.parametrize("family", BY_FAMILY)
     def test_no_tokenizer(self, tmp_path, family):
         tiny_model(family).save_pretrained(tmp_path)
         assert "no tokenizer" in refusal(tmp_path)

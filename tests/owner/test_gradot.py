@@ -19,14 +19,15 @@ from offsite.owner.methods.gradot_paper import GradOTPaper
 from offsite.owner.parts import Parts
 from offsite.owner.profile import Profile
 from offsite.owner.records import ChannelScores
-from tests.families import FAMILIES, tiny_model
+from tests.conftest import BY_FAMILY
+from tests.families import tiny_model
 
 SPLIT = Split(1, 1)
 FORMS = {"fisher": GradOT, "paper": GradOTPaper}
 TOKENS = torch.randint(3, 120, (16, 8), generator=torch.Generator().manual_seed(0))
 
 
-@pytest.fixture(scope="module", params=sorted(FAMILIES))
+@pytest.fixture(scope="module", params=BY_FAMILY)
 def profiled(request):
     """A model of each family, and its profiles in both forms."""
     model = tiny_model(request.param)
