@@ -6,6 +6,7 @@ import pytest
 import torch
 import transformers as t
 
+import offsite
 from offsite.bundles.emulator import Emulator
 from offsite.errors import UserError
 from offsite.owner.build import build
@@ -34,6 +35,27 @@ def test_the_precision_is_the_weights_own_whatever_the_config_said(tmp_path, dty
     sent = build(tiny_model("llama").to(dtype), SPLIT, DROP, tokenizer=tiny_tokenizer())
     sent.save(tmp_path / "emulator")
     assert Emulator.load(tmp_path / "emulator").model.dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+def test_what_is_written_of_any_precision_is_taken_or_refused_before(model, tmp_path, dtype):
+    model.to(dtype)
+    if dtype == torch.float64:
+        with pytest.raises(UserError, match=r"is torch\.float64 .* `model\.to\(torch\.float32\)`"):
+            offsite.compress(model, tiny_tokenizer(), "uniform", 0.5)
+        with pytest.raises(UserError, match=r"is torch\.float64"):
+            build(model, SPLIT, DROP).save(tmp_path / "emulator")
+        assert not list(tmp_path.iterdir())
+        return
+    offsite.compress(model, tiny_tokenizer(), "uniform", 0.5).emulator.save(tmp_path / "emulator")
+    assert Emulator.load(tmp_path / "emulator").model.dtype == dtype
+
+
+def test_a_model_of_several_precisions_is_not_sent(llama, tmp_path):
+    llama.to(torch.bfloat16).model.norm.float()
+    with pytest.raises(UserError, match=r"'model\.norm\.weight' is torch\.float32 and its type"):
+        build(llama, SPLIT, DROP).save(tmp_path / "emulator")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_model_that_holds_nan_is_not_sent(tmp_path):

@@ -95,6 +95,7 @@ class TestLoad:
         [
             {"attn_implementation": "flash_attention_2"},
             {"output_attentions": True},
+            {"use_cache": False},
             {"dtype": "float8_e4m3fn"},
         ],
         ids=str,

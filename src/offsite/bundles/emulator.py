@@ -21,6 +21,7 @@ from offsite.errors import UserError, brief
 from offsite.files.atomic import staged
 from offsite.model import checkpoint
 from offsite.model.decoder import Decoder, blank, fill, skeleton
+from offsite.model.fit import is_usable
 from offsite.model.harmonizers import attach_by_shapes, harmonizer_tensors
 from offsite.model.linears import dense, reshape
 from offsite.model.split import Split
@@ -102,6 +103,7 @@ class Emulator:
 
     def save(self, path: Path | str) -> str:
         """Write the bundle and return its digest."""
+        check_types(self.model)
         check_adapter(self.model, self.split)
         if self.tokenizer is not None:
             check_fast("The model", self.tokenizer)
@@ -208,6 +210,22 @@ def is_emulator(path: Path | str) -> bool:
     return bundle.declared_format(Path(path)).startswith(_KIND)
 
 
+def check_types(model: PreTrainedModel) -> None:
+    """Refuse a model with a tensor of a type that no receiver takes, or of another than the rest."""
+    for name, tensor in model.state_dict().items():
+        if tensor.dtype not in _types(model, model.dtype) or not is_usable(tensor.dtype):
+            raise UserError(
+                f"The model's {name!r} is {tensor.dtype} and its type {model.dtype}, where a bundle holds "
+                "one of float32, bfloat16 and float16; convert the model first, as with `model.to(torch.float32)`."
+            )
+
+
+def _types(model: PreTrainedModel, usual: torch.dtype) -> set[torch.dtype]:
+    """Return the types that tensors of a model may have whose config says `usual`."""
+    mixed = model._keep_in_fp32_modules or model._keep_in_fp32_modules_strict
+    return {usual, torch.float32} if mixed else {usual}
+
+
 def _altered(model: PreTrainedModel, split: Split, shape_of: _ShapeOf) -> bool:
     """Give `model` the modules that the stored shapes call for; whether any is not transformers' own."""
     thinner, harmonized = reshape(model, split, shape_of), attach_by_shapes(model, split, shape_of)
@@ -240,14 +258,12 @@ def _check_weights(
     """Names, types and shapes against what the config alone would build, before any memory is taken."""
     expected = bare.state_dict()
     bundle.check_names(file, declared.keys() | same_as.keys(), expected)
-    mixed = bool(bare._keep_in_fp32_modules or bare._keep_in_fp32_modules_strict)
     for name, tensor in expected.items():
         source = same_as.get(name, name)
         if source not in declared or (name in same_as and name in declared):
             raise UserError(f"{file}: {name!r} is said to be the same as {source!r:.80}, which is not there.")
         dtype, shape = declared[source]
-        wanted = {tensor.dtype} | ({torch.float32} if mixed else set())
-        if shape != tuple(tensor.shape) or dtype not in wanted:
+        if shape != tuple(tensor.shape) or dtype not in _types(bare, tensor.dtype):
             raise UserError(
                 f"{file}: {name!r} is stored as {dtype} {shape} where the config says {tensor.dtype} "
                 f"{tuple(tensor.shape)}."

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from offsite.bundles.emulator import Emulator
+from offsite.bundles.emulator import Emulator, check_types
 from offsite.data import DEFAULT_TEXT, tasks
 from offsite.data.blocks import blocks as cut
 from offsite.errors import UserError
@@ -89,6 +89,7 @@ def compress(
     Raises UserError for what cannot be cut, planned or read, and for profiles of another model or split.
     """
     check_keep(keep)
+    check_types(model)  # which saving would refuse, after all the work
     chosen = resolve(methods, profiles, seed=seed)
     where = split_of(profiles, split)
     for profile in profiles:
