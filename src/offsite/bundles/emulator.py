@@ -216,7 +216,7 @@ def check_types(model: PreTrainedModel) -> None:
         if tensor.dtype not in _types(model, model.dtype) or not is_usable(tensor.dtype):
             raise UserError(
                 f"The model's {name!r} is {tensor.dtype} and its type {model.dtype}, where a bundle holds "
-                "one of float32, bfloat16 and float16; convert the model first, as with `model.to(torch.float32)`."
+                "one of float32, bfloat16 and float16; convert it first, as with `model.to(torch.float32)`."
             )
 
 
