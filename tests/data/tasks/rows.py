@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import zipfile
+
+import pyarrow
 
 from offsite.data.examples import Question
 from offsite.data.tasks import fetch
@@ -29,8 +32,11 @@ _SCIQ = {
     "correct_answer": "darwin",
     "support": "\n It was proposed. ",
 }
+MMLU = {"question": " Which of these", "subject": "virology", "choices": ["a", "b c", "d"], "answer": 1}
 
 HUB = {
+    "mmlu_medicine": MMLU,
+    "mmlu_finance": MMLU | {"subject": "marketing"},
     "arc_easy": _ARC,
     "arc_challenge": _ARC,
     "openbookqa": {
@@ -60,6 +66,8 @@ HUB = {
     },
 }
 WHEEL = {
+    "mmlu_medicine": MMLU,
+    "mmlu_finance": MMLU,
     "arc_easy": {
         "id": "Mercury_1",
         "query": _ARC_QUESTION.prompt,
@@ -81,6 +89,8 @@ WHEEL = {
     "sciq": _SCIQ | {"query": "Who proposed it?", "gold": 3},
 }
 QUESTIONS = {
+    "mmlu_medicine": Question("Question: Which of these\nAnswer:", ("a", "b c", "d"), 1),
+    "mmlu_finance": Question("Question: Which of these\nAnswer:", ("a", "b c", "d"), 1),
     "arc_easy": _ARC_QUESTION,
     "arc_challenge": _ARC_QUESTION,
     "openbookqa": Question("The sun is responsible for", ("puppies", "plants sprouting"), 1),
@@ -101,13 +111,29 @@ def small_wheel(path, rows_each=3):
     """A zip laid out as the wheel is: every row once per choice, with and without its prompt."""
     with zipfile.ZipFile(path, "w") as archive:
         for definition, origin, split in fetch._in_wheel():
-            member = fetch._member(origin, split)
+            if origin.table:
+                _tables(archive, origin, split)
+                continue
+            (member,) = fetch._members(origin, split)
             if member in archive.namelist():  # a folder whose rows are shared out
                 continue
             count = 1000 if definition.name == "sciq" else rows_each
             docs = [_numbered(definition.name, split, number) for number in range(count)]
             archive.writestr(member, gzip.compress("".join(_requests(docs)).encode()))
     return path
+
+
+def _tables(archive, origin, split):
+    """As many rows for each subject as make some test rows."""
+    for member, subject in zip(fetch._members(origin, split), origin.subjects, strict=True):
+        if member in archive.namelist():
+            continue
+        numbered = [MMLU | {"subject": subject, "question": f"{MMLU['question']} {n}?"} for n in range(140)]
+        table = pyarrow.Table.from_pylist(numbered)
+        packed = io.BytesIO()
+        with pyarrow.ipc.new_stream(packed, table.schema) as writer:
+            writer.write_table(table)
+        archive.writestr(member, packed.getvalue())
 
 
 def _numbered(name, split, number):

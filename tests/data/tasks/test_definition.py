@@ -12,6 +12,7 @@ from offsite.data.tasks import definition
 from tests.data.tasks.rows import HUB, QUESTIONS, WHEEL
 
 EIGHT = ["arc_challenge", "arc_easy", "hellaswag", "openbookqa", "piqa", "race", "sciq", "webqs"]
+MMLU = ["mmlu_finance", "mmlu_medicine"]
 
 
 def _origin(name, source, split="test"):
@@ -19,7 +20,7 @@ def _origin(name, source, split="test"):
 
 
 def test_the_eight_tasks_are_there_and_both_texts():
-    assert list(definition.questions()) == EIGHT
+    assert list(definition.questions()) == sorted([*EIGHT, *MMLU])
     assert list(definition.texts()) == ["wikipedia", "wikitext2"]
     assert all(one.having("train") and one.having("test") for one in definition.questions().values())
 
@@ -79,6 +80,21 @@ def _harness(name, row):
     task = ConfigurableTask(config=config)
     (doc,) = task.eval_docs
     return task.doc_to_text(doc), task.doc_to_choice(doc), task.doc_to_target(doc)
+
+
+def test_mmlu_is_asked_as_the_harness_asks_it_without_letters():
+    lm_eval = pytest.importorskip("lm_eval")
+    import yaml
+
+    folder = Path(lm_eval.__file__).parent / "tasks" / "mmlu" / "continuation"
+    asked = yaml.safe_load((folder / "_continuation_template_yaml").read_text())
+    assert asked["doc_to_text"] == "Question: {{question.strip()}}\nAnswer:"
+    for name in MMLU:
+        hub = _origin(name, "hub")
+        assert hub.prompt == asked["doc_to_text"].replace("question.strip()", " question.strip() ")
+        assert hub.path == asked["dataset_path"]
+        known = {path.stem.removeprefix("mmlu_") for path in folder.glob("*.yaml")}
+        assert set(hub.subjects) <= known
 
 
 def test_race_has_its_training_rows_in_the_same_form():

@@ -59,6 +59,35 @@ def test_sciq_is_shared_out_without_overlap_and_says_so(downloads):
     assert "1000 validation rows" in test.note
 
 
+@pytest.mark.parametrize(("name", "learnt", "subjects"), [("mmlu_medicine", 1184, 9), ("mmlu_finance", 861, 7)])
+def test_mmlu_is_shared_out_by_a_seed_and_says_so(downloads, name, learnt, subjects):
+    train, test = tasks.load(name, "train"), tasks.load(name, "test")
+    assert (len(train.questions), len(test.questions)) == (learnt, 140 * subjects - learnt)
+    numbers = [question.prompt.split()[-2] for question in train.questions]
+    assert numbers[:9] != [f"{n}?" for n in range(9)]
+    assert train.note == test.note
+    assert "no rows to train on" in test.note
+    assert tasks.load("arc_easy", "test").questions
+    assert len(downloads) == 1
+
+
+def test_the_same_rows_are_chosen_whatever_their_order(downloads):
+    (hub, wheel) = definition.questions()["mmlu_finance"].origins
+    rows = [
+        {"question": f"{n}?", "subject": ("marketing", "virology")[n % 2], "choices": []} for n in range(40)
+    ]
+    assert hub.chosen(rows) == wheel.chosen(reversed(rows))
+    assert {row["subject"] for row in hub.chosen(rows)} == {"marketing"}
+    assert hub.chosen(rows) != hub.model_copy(update={"seed": 1}).chosen(rows)
+
+
+def test_without_pyarrow_mmlu_says_what_it_needs_and_the_others_are_there(downloads, monkeypatch):
+    monkeypatch.setattr(fetch, "_has_pyarrow", lambda: False)
+    assert tasks.load("piqa", "test").questions
+    with pytest.raises(UserError, match=r"mmlu_finance needs pyarrow to be read; pip 'offsite\[data\]'"):
+        tasks.load("mmlu_finance", "test")
+
+
 def test_a_passage_keeps_what_only_looks_like_its_question(downloads):
     assert tasks.texts("wikipedia").texts[0] == "Persia -- passage 0\nQuestion: inside"
 
@@ -67,7 +96,7 @@ def test_the_wheels_rows_are_told_apart_however_its_lines_are_laid_out(wheel, tm
     origin = next(o for o in definition.questions()["arc_easy"].origins if o.source == "wheel")
     other = tmp_path / "other.whl"
     with zipfile.ZipFile(wheel) as archive, zipfile.ZipFile(other, "w") as shuffled:
-        member = fetch._member(origin, "test")
+        member = fetch._members(origin, "test")[0]
         lines = gzip.decompress(archive.read(member)).splitlines()
         # all alike up to the request: only the number tells them apart
         turned = [json.dumps({"request": "", **json.loads(line)}) for line in lines]

@@ -81,6 +81,8 @@ COUNTS = {
     "piqa": (16113, 1838),
     "hellaswag": (39905, 10042),
     "sciq": (700, 300),
+    "mmlu_medicine": (1184, 600),
+    "mmlu_finance": (861, 600),
 }
 # questions that the published splits themselves have on both sides
 SHARED = {"arc_easy": 2, "piqa": 1}

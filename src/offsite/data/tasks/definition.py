@@ -38,6 +38,12 @@ class TaskSource(BaseModel):
     config: str | None = None
     splits: dict[Split, str]
     """Our split to the hub's, or to the wheel's folder; `name[:700]` is the first 700 rows of it."""
+    table: str = ""
+    """In the wheel: the folder that holds a folder of tables for each of the `subjects`."""
+    subjects: tuple[str, ...] = ()
+    """Only rows of these, by their column `subject`."""
+    seed: int | None = None
+    """Shuffles the rows, by a hash of it and the question, before `splits` cuts them."""
     note: str = ""
     """One sentence for whoever reads the results, where this is not what the name promises."""
 
@@ -52,6 +58,13 @@ class TaskSource(BaseModel):
     """Jinja template of a text, where the rows are no questions."""
     begins: str = ""
     """Where rows are the lines of texts: a pattern of the line that begins the next one."""
+
+    def chosen(self, rows: Iterable[Columns]) -> list[Columns]:
+        """The rows of the `subjects`, shuffled by the `seed`."""
+        found = [row for row in rows if not self.subjects or row["subject"] in self.subjects]
+        if self.seed is None:
+            return found
+        return sorted(found, key=lambda row: _shuffled(f"{self.seed} {row['question']} {row['choices']}"))
 
     def question(self, row: Columns) -> Question:
         """The question in a row."""
@@ -161,6 +174,10 @@ def _bare(prompt: str) -> str:
     bare = prompt.strip().removesuffix("Answer:").strip()
     before, parted, asked = bare.rpartition("Question:")
     return f"{before.strip()}\n{asked.strip()}".strip() if parted else bare
+
+
+def _shuffled(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
 
 
 def _grouped(lines: Iterable[str], begins: re.Pattern[str]) -> Iterator[str]:

