@@ -84,7 +84,9 @@ def test_the_same_rows_are_chosen_whatever_their_order(downloads):
 def test_without_pyarrow_mmlu_says_what_it_needs_and_the_others_are_there(downloads, monkeypatch):
     monkeypatch.setattr(fetch, "_has_pyarrow", lambda: False)
     assert tasks.load("piqa", "test").questions
-    with pytest.raises(UserError, match=r"mmlu_finance needs pyarrow to be read; pip 'offsite\[data\]'"):
+    with pytest.raises(
+        UserError, match=r"mmlu_finance needs pyarrow to be read; pip install 'offsite\[data\]'"
+    ):
         tasks.load("mmlu_finance", "test")
 
 
