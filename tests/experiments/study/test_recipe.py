@@ -106,9 +106,20 @@ def test_methods_are_words_mappings_chains_and_distilled():
     assert len(list(recipe.cells())) == 1 + 4 * 2 + 1
 
 
-@pytest.mark.parametrize("name", ["gradot-pieces", "papers-table1", "smollm2"])
+@pytest.mark.parametrize("name", ["gradot-pieces", "papers-table1", "smollm2", "suite", "suite-gemma3"])
 def test_the_ready_recipes_are_sound(name):
     recipe = read(Path(__file__).parents[3] / "recipes" / f"{name}.yaml")
     if name == "papers-table1":
         assert len(recipe.tasks) == 9
         assert any(chain.distill for chain in recipe.chains)
+    if name.startswith("suite"):
+        assert set(recipe.texts) == {
+            "mixture",
+            *(f"mixture:-{task}" for task in recipe.tasks if not task.startswith("mmlu")),
+        }
+
+
+def test_both_suites_ask_the_same_but_for_the_model_and_its_seeds():
+    folder = Path(__file__).parents[3] / "recipes"
+    small, other = (read(folder / name).model_dump() for name in ("suite.yaml", "suite-gemma3.yaml"))
+    assert {name for name in small if small[name] != other[name]} == {"model", "seeds"}
