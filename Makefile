@@ -24,7 +24,7 @@ slow: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long $(WORKERS)
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m slow
 
-# Hostile bundles by the thousand: FUZZ_SECONDS=3600, or CASES=100000 whatever the time; failing cases go to fuzz-findings/.
+# Hostile bundles by the thousand: FUZZ_SECONDS=3600, or CASES=100000 whatever the time; failing cases go to fuzz-failures/.
 FUZZ_SECONDS ?= $(if $(CASES),0,60)
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.hostile.fuzz --seconds $(FUZZ_SECONDS) $(if $(CASES),--cases $(CASES)) $(if $(FIRST),--first $(FIRST))

@@ -24,7 +24,7 @@ _PLACE = re.compile(r"(bottom|top)\.(0|[1-9][0-9]{0,5})\.")
 
 
 class Lora(BaseModel):
-    """How a low-rank update is to be read: delta = alpha / rank * B A (arXiv 2106.09685)."""
+    """The scale of a low-rank update: delta = alpha / rank * B A (arXiv 2106.09685)."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
     rank: int = Field(ge=1, le=4096)
@@ -32,7 +32,7 @@ class Lora(BaseModel):
 
 
 class AdapterCard(bundle.Card):
-    """The card of an adapter; of the data it says nothing."""
+    """The card of an adapter; it holds nothing about the data."""
 
     kind: ClassVar[str] = "offsite-adapter/1"
     emulator: str = Field(pattern=r"^([0-9a-f]{64})?$")
@@ -57,7 +57,7 @@ class Adapter:
 
     @classmethod
     def of(cls, model: PreTrainedModel, origin: bundle.Origin) -> Adapter:
-        """A copy of the adapter layers that stand in `model` now."""
+        """Copy the adapter layers of `model` as they are now."""
         copies = {
             name: tensor.detach().clone() for name, tensor in adapter_tensors(model, origin.split).items()
         }
@@ -79,7 +79,7 @@ class Adapter:
 
     @classmethod
     def load(cls, path: Path | str) -> Adapter:
-        """Open the bundle at `path`; whether it fits a model is `swap`'s to say."""
+        """Open the bundle at `path`; `swap` checks whether it fits a model."""
         path = Path(path)
         card, digest = bundle.read(path, AdapterCard)
         check_files(path, card)
@@ -98,14 +98,14 @@ def check_files(path: Path, card: AdapterCard) -> None:
 
 
 def adapter_tensors(model: PreTrainedModel, split: Split) -> dict[str, Tensor]:
-    """The adapter layers' tensors as they stand in `model`, by place and name."""
+    """Return the adapter layers' tensors in `model`, by place and name."""
     decoder = Decoder.of(model)
     places = split.adapter(len(decoder))
     return {f"{p}.{name}": t for p, index in places.items() for name, t in decoder.tensors(index).items()}
 
 
 def adapter_linears(model: PreTrainedModel, split: Split) -> dict[str, bool]:
-    """The adapter layers' linear modules by place and name, and whether each keeps its weight (in, out)."""
+    """Map the adapter's linear modules, by place and name, to whether each stores its weight as (in, out)."""
     decoder = Decoder.of(model)
     places = split.adapter(len(decoder))
     return {f"{p}.{name}": turned for p, i in places.items() for name, turned in decoder.linears(i).items()}
@@ -117,19 +117,19 @@ def swap(model: PreTrainedModel, adapter: Adapter) -> Adapter:
     Swapping what was displaced back restores the model bit for bit. Raises UserError, with the model
     untouched, where names or shapes do not fit.
     """
-    own = adapter_tensors(model, adapter.split)
-    new = adapter.tensors if adapter.lora is None else _merged(model, adapter, own)
-    bundle.check_names("the adapter", new, own if adapter.lora is None else new)
+    present = adapter_tensors(model, adapter.split)
+    new = adapter.tensors if adapter.lora is None else _merged(model, adapter, present)
+    bundle.check_names("the adapter", new, present if adapter.lora is None else new)
     for name, tensor in new.items():
-        if (tensor.dtype, tensor.shape) != (own[name].dtype, own[name].shape):
+        if (tensor.dtype, tensor.shape) != (present[name].dtype, present[name].shape):
             raise UserError(
                 f"The adapter's {name!r} is {tensor.dtype} {tuple(tensor.shape)} where the model's is "
-                f"{own[name].dtype} {tuple(own[name].shape)}: it belongs to another model."
+                f"{present[name].dtype} {tuple(present[name].shape)}: it belongs to another model."
             )
     displaced = Adapter.of(model, adapter.origin)
     with torch.no_grad():
         for name, tensor in new.items():
-            own[name].copy_(tensor)
+            present[name].copy_(tensor)
     return displaced
 
 
@@ -161,7 +161,7 @@ def _sites(shapes: Mapping[str, tuple[int, ...]], rank: int) -> list[str]:
     return sites
 
 
-def _merged(model: PreTrainedModel, adapter: Adapter, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _merged(model: PreTrainedModel, adapter: Adapter, present: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights that a LoRA update changes, changed: float32 sums, rounded once to the model's type."""
     assert adapter.lora is not None
     scale = adapter.lora.alpha / adapter.lora.rank
@@ -172,7 +172,7 @@ def _merged(model: PreTrainedModel, adapter: Adapter, own: Mapping[str, Tensor])
     new = {}
     for site in sites:
         down, up = (adapter.tensors[f"{site}.{part}"] for part in LORA_PARTS)
-        old = own[f"{site}.weight"]
+        old = present[f"{site}.weight"]
         wanted = old.T.shape if transposed[site] else old.shape
         if (up.shape[0], down.shape[1]) != tuple(wanted):
             raise UserError(f"The adapter's {site!r} does not fit the model: it belongs to another model.")

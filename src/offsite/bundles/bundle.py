@@ -1,4 +1,4 @@
-"""What crosses between the parties: a folder of safetensors under one strict card.
+"""The folders that the parties exchange: safetensors under one strict card.
 
 Everything that comes from the other side is hostile until checked: only the files that the card names, with
 the sizes and digests it gives, tensors of the names and shapes expected, floating point, finite. Nothing is
@@ -45,8 +45,8 @@ _PACKED = (
     b"PK",
     b"\x1f\x8b",
 )  # first bytes: pickle, zip, gzip
-_HOLLOW = 8  # times as large as what is stored of it; honest weights have few zeros to leave out
-_SMALL = 1 << 20  # bytes, that are read in no time, hollow or not
+_SPARSE = 8  # times as large as what is stored of it; honest weights have few zeros to leave out
+_SMALL = 1 << 20  # bytes; smaller files are read in no time, sparse or not
 _SOON_READ = 1 << 30  # bytes; of a larger file, a look at its header comes before its digest
 _MOST_VALUES = 1000  # values on a card, its aliases apart
 _STRICT = ConfigDict(strict=True, extra="forbid", frozen=True)
@@ -69,7 +69,7 @@ class Origin:
 
 
 class FileEntry(BaseModel):
-    """What a card says of one file."""
+    """The digest and size of one file, on a card."""
 
     model_config = _STRICT
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -77,7 +77,7 @@ class FileEntry(BaseModel):
 
 
 class Card(BaseModel):
-    """What every bundle says of itself; `format` names its kind and version."""
+    """The fields of every bundle's card; `format` names its kind and version."""
 
     model_config = _STRICT
     kind: ClassVar[str]
@@ -102,7 +102,7 @@ def write(path: Path, card: Card, fill: Callable[[Path], None]) -> str:
 
 
 def read(path: Path, kind: type[_C]) -> tuple[_C, str]:
-    """The card of the bundle at `path`, once every file is what it says, and the card's digest.
+    """Check every file of the bundle at `path` against its card; return the card and its digest.
 
     What is cheap to see comes first: names, sizes and the headers of tensors, before a file is read whole.
     """
@@ -135,13 +135,13 @@ def declared_format(path: Path) -> str:
         return ""
     try:
         declared = read_object(file).get("format")
-    except UserError:  # whoever opens it will say so
+    except UserError:  # opening the bundle raises it
         return ""
     return declared if isinstance(declared, str) else ""
 
 
 def load_tensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file that `headers` has passed, each finite; views of the file's pages."""
+    """Load a safetensors file that `headers` has passed, each tensor finite; they are views of its pages."""
     found = {}
     with safe_open(file, framework="pt") as tensors:
         for name in tensors.keys():  # noqa: SIM118 - not a dict
@@ -212,7 +212,7 @@ def _check_present(path: Path, card: Card) -> None:
 
 
 def _check_signature(path: Path) -> None:
-    """Refuse what lies in a signature's place but cannot be one; whose it is, if it is one, `signing` says."""
+    """Refuse a signature file that cannot be one; `signing` verifies it."""
     if os.path.lexists(path / SIGNATURE):
         check_plain(path, SIGNATURE)
         if (path / SIGNATURE).stat().st_size > MOST_SIGNATURE:
@@ -220,14 +220,14 @@ def _check_signature(path: Path) -> None:
 
 
 def _check_file(path: Path, name: str, entry: FileEntry) -> None:
-    """Refuse a file that is not what the card says."""
+    """Refuse a file that differs from its entry on the card."""
     file = path / name
     altered = UserError(f"{path}: {name!r:.80} is truncated or altered; ask the sender for it again.")
     check_plain(path, name)
     size = file.stat().st_size
     if size != entry.size:
         raise altered
-    if size > _SMALL and _is_hollow(file):
+    if size > _SMALL and _is_sparse(file):
         raise UserError(
             f"{path}: {name!r:.80} is a sparse file, with next to nothing stored of its {size} bytes; ask the "
             "sender for an unaltered bundle."
@@ -251,13 +251,13 @@ def check_plain(path: Path, name: str) -> None:
         raise UserError(f"{path}: {name!r:.80} is a pickle or an archive, which no bundle may hold.")
 
 
-def _is_hollow(file: Path) -> bool:
-    """Whether nearly all of a file is a hole, which costs its sender nothing and whoever reads it hours.
+def _is_sparse(file: Path) -> bool:
+    """Tell whether nearly all of a file is a hole, which costs its sender nothing and its reader hours.
 
-    Both signs count: some disks tell late, or never, how much is stored, and a hole or two is honest.
+    Both signs are needed: some disks report late, or never, how much is stored; honest files have small holes.
     """
     stat = file.stat()
-    if sys.platform == "win32" or stat.st_blocks * 512 * _HOLLOW >= stat.st_size:
+    if sys.platform == "win32" or stat.st_blocks * 512 * _SPARSE >= stat.st_size:
         return False
     with file.open("rb") as stream:
         return os.lseek(stream.fileno(), 0, os.SEEK_HOLE) < stat.st_size

@@ -1,4 +1,4 @@
-"""What an emulator bundle holds, told from its card, its config and the shapes in its file."""
+"""What an emulator bundle holds, computed from its card, its config and the shapes in its file."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def parameters(emulator: Emulator) -> Parameters:
 
 
 def sent(folder: Path) -> Sent:
-    """What the bundle in `folder` holds, its files checked against its card; UserErrors as `bundle.read`."""
+    """Describe the bundle in `folder`, its files checked against its card; UserErrors as `bundle.read`."""
     check_listed(folder)
     card, digest = bundle.read(folder, EmulatorCard)
     file = next(folder / name for name in sorted(card.files) if name.endswith(_WEIGHTS))

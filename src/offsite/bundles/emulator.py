@@ -81,13 +81,13 @@ class Emulator:
 
     @property
     def padding(self) -> int:
-        """An id to pad rows with: the tokenizer's, where the model has it; what is padded is masked."""
+        """An id to pad rows with: the tokenizer's, where the model has it; padding is masked."""
         padding = self.tokenizer.pad_token_id if self.tokenizer else None
         return padding if isinstance(padding, int) and 0 <= padding < self.vocabulary else 0
 
     @property
     def plain(self) -> bool:
-        """Whether transformers alone opens the bundle: each tensor as the config says, none shared but so."""
+        """Whether transformers alone opens the bundle: shapes and shared tensors are those of the config."""
         bare = skeleton(self.model.config)
         same_as = permitted(self.model, self.split, bare)
         return same_as == aliases(bare) and _shapes(self.model) == _shapes(bare)
@@ -227,7 +227,7 @@ def _types(model: PreTrainedModel, usual: torch.dtype) -> set[torch.dtype]:
 
 
 def _altered(model: PreTrainedModel, split: Split, shape_of: _ShapeOf) -> bool:
-    """Give `model` the modules that the stored shapes call for; whether any is not transformers' own."""
+    """Give `model` the modules that the stored shapes need; return whether transformers lacks any of them."""
     thinner, harmonized = reshape(model, split, shape_of), attach_by_shapes(model, split, shape_of)
     return thinner or harmonized
 

@@ -78,7 +78,7 @@ def _answer(build: Callable[[], object], writing: int, memory: int) -> NoReturn:
             answer = {"refused": str(error)}
         except MemoryError:
             pass
-        except BaseException as error:  # what is untrusted can be made to raise whatever there is
+        except BaseException as error:  # an untrusted file can make it raise anything
             answer = {"refused": f"It cannot be built ({brief(error)})."}
         if answer is not None:
             os.write(writing, json.dumps(answer).encode()[:4000] + b"\n")
@@ -117,7 +117,7 @@ def _read(reading: int) -> dict[str, Any] | None:
 
 @contextmanager
 def _quiet_fork() -> Iterator[None]:
-    """Within, the tokenizers library has nothing to say about a fork."""
+    """Within, the tokenizers library prints no warning at a fork."""
     before = os.environ.get(_PARALLELISM)
     os.environ[_PARALLELISM] = before or "false"
     try:

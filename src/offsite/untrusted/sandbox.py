@@ -1,4 +1,4 @@
-"""Start the worker, a process with limits, which renders chats and tokenises with what is untrusted.
+"""Start the worker, a process with limits, which renders chats and tokenises with untrusted files.
 
 No look at a template or a tokenizer tells how long it runs or how much it writes. So the worker is ended as
 soon as it takes more than it may: by its limits of memory and processor time (`worker`), and by the clock here.
@@ -30,7 +30,7 @@ MEMORY = 512 << 20  # bytes for one request, beyond what its length explains
 
 
 class Sandbox:
-    """A worker that may take `seconds` in all; whoever gives it more to do adds to them."""
+    """A worker that may take `seconds` in all; callers that give it more to do add to them."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -70,7 +70,7 @@ class Sandbox:
 
     def _send(self, message: bytes) -> None:
         assert self._process.stdin
-        with suppress(OSError):  # it has ended; that nothing is answered says so
+        with suppress(OSError):  # it has ended, so no answer follows
             self._process.stdin.write(worker.LENGTH.pack(len(message)) + message)
             self._process.stdin.flush()
 

@@ -1,4 +1,4 @@
-"""`python -m tests.hostile.fuzz`: run cases on every core and count; exit code 1 for a finding."""
+"""`python -m tests.hostile.fuzz`: run cases on every core and count; exit code 1 where one is wrong."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes")
     parser.add_argument(
-        "--keep", type=Path, default=Path("fuzz-findings"), help="where failing cases are written"
+        "--keep", type=Path, default=Path("fuzz-failures"), help="where failing cases are written"
     )
     return parser.parse_args()
 
@@ -95,7 +95,7 @@ def _summary(lines: Any, options: argparse.Namespace) -> int:
     say(f"{cases} cases in {seconds:.0f} s ({rate:.0f} a minute), {alone} of them in a fork of their own")
     say(f"by command and exit code: {json.dumps(dict(sorted(codes.items())))}")
     say(f"slowest: {slowest[0]:.1f} s (case {slowest[1]}); largest: {largest[0]:.0f} MiB (case {largest[1]})")
-    say(f"{len(found)} findings" + (f", in {options.keep}" if found else ""))
+    say(f"{len(found)} wrong" + (f", in {options.keep}" if found else ""))
     return 1 if found or not cases else 0
 
 

@@ -196,7 +196,7 @@ def _smaller(
 
 
 def _keep(home: Path, found: Path, outcome: dict[str, Any], wrong: list[str]) -> None:
-    """Copy the case's folder to where findings stay."""
+    """Copy the case's folder to where failing cases are kept."""
     place = found / f"{outcome['seed']}"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
