@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 PACKAGES = ("offsite", "torch", "transformers", "peft", "accelerate", "safetensors", "datasets")
 
@@ -31,7 +30,7 @@ def calling(words: Sequence[str]) -> Iterator[None]:
         _call.reset(token)
 
 
-def record(seed: int) -> dict[str, Any]:
+def record(seed: int) -> dict[str, object]:
     """What to write beside a result that was just made with `seed`."""
     return {
         "call": call(),

@@ -68,7 +68,7 @@ ERRORS = {
     "a tracker's own": (
         type("Odd", (Exception,), {"__module__": "mlflow.exceptions"})("no store"),
         2,
-        "The tracker mlflow refuses (no store); mend",
+        "The tracker mlflow refuses (no store); correct",
     ),
     "ours": (KeyError("oops"), 1, "This is a bug in offsite (KeyError: 'oops'); please report it"),
     "ours, at length": (AssertionError("x" * 10**6), 1, "This is a bug in offsite (AssertionError: xxx"),

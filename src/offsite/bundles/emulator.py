@@ -39,7 +39,7 @@ _KIND, _ADAPTER = "offsite-emulator/", AdapterCard.kind.partition("/")[0]
 _ShapeOf = Callable[[str], tuple[int, ...] | None]
 
 
-def _names(value: Any) -> Any:
+def _names(value: object) -> object:
     """Refuse anything but a dict of strings; pydantic would list every fault, in much memory."""
     if isinstance(value, dict) and all(isinstance(name, str) for name in value.values()):
         return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _SHOWN = 3  # tensors that moved the furthest
 
 
-def as_data(audit: EmulatorAudit | AdapterAudit) -> dict[str, Any]:
+def as_data(audit: EmulatorAudit | AdapterAudit) -> dict[str, object]:
     """All figures and warnings, for JSON."""
     return asdict(audit) | {"warnings": list(audit.warnings)}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import Any
 
 from rich.text import Text
 
@@ -35,7 +34,7 @@ def command(json: Json = False) -> None:
     emit(data, json, show)
 
 
-def _facts() -> dict[str, Any]:
+def _facts() -> dict[str, object]:
     import torch
 
     from offsite.download.wheels import cache_dir

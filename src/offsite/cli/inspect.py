@@ -102,7 +102,7 @@ class _Against(NamedTuple):
     blocks: int
     length: int
 
-    def fidelity(self, emulator: Emulator) -> dict[str, Any]:
+    def fidelity(self, emulator: Emulator) -> dict[str, object]:
         """The owner's figures."""
         from offsite.data import tasks
         from offsite.model import loading
@@ -122,7 +122,7 @@ class _Against(NamedTuple):
         }
 
 
-def _emulator(path: Path, emulator: Emulator, against: _Against | None) -> dict[str, Any]:
+def _emulator(path: Path, emulator: Emulator, against: _Against | None) -> dict[str, object]:
     from offsite.bundles.contents import parameters
     from offsite.model.decoder import Decoder
 
@@ -217,7 +217,7 @@ def _range(numbers: list[int]) -> str:
     return str(least) if least == most else f"{least} to {most}"
 
 
-def _adapter(path: Path) -> dict[str, Any]:
+def _adapter(path: Path) -> dict[str, object]:
     from offsite.bundles.adapter import Adapter
 
     adapter = Adapter.load(path)
@@ -271,7 +271,7 @@ def _show(path: Path, data: dict[str, Any]) -> None:
         _show_fidelity(data["fidelity"], say)
 
 
-def _opens(data: dict[str, Any]) -> str:
+def _opens(data: dict[str, object]) -> str:
     """What the bundle takes to be opened."""
     if data["harmonizers"]:
         return "with offsite alone, for its harmonizers"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -44,7 +44,7 @@ def command(
     emit(data, json, lambda: _show(kind))
 
 
-def _summary(kind: type[Method]) -> dict[str, Any]:
+def _summary(kind: type[Method]) -> dict[str, object]:
     from offsite.docstrings import about
 
     return {
@@ -56,7 +56,7 @@ def _summary(kind: type[Method]) -> dict[str, Any]:
     }
 
 
-def _list(methods: list[dict[str, Any]]) -> None:
+def _list(methods: list[dict[str, object]]) -> None:
     say = console().print
     for each in methods:
         usual = " (the default)" if each["method"] == DEFAULT else ""

@@ -25,7 +25,7 @@ def words(listed: str) -> list[str]:
     return found
 
 
-def _checked(check: Callable[[_T], object]) -> Callable[[Any], Any]:
+def _checked(check: Callable[[_T], object]) -> Callable[[object], object]:
     """Make a callback that runs `check` on a value that was given, and returns the value."""
 
     def passed(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -124,7 +124,7 @@ def _public(text: str | None, model: PreTrainedModel, tokenizer: PreTrainedToken
     return held_out(tasks.texts(text or _TEXT), tokenizer, min(_LENGTH, longest(model)), _BLOCKS)
 
 
-def _record(folder: Path, tuned: Adapter, audit: dict[str, Any]) -> None:
+def _record(folder: Path, tuned: Adapter, audit: dict[str, object]) -> None:
     from offsite.provenance import record
 
     receipt = {"adapter": tuned.digest, "tuned_on": tuned.emulator, "audit": audit, "record": record(0)}

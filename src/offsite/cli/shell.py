@@ -153,7 +153,7 @@ def beside(out: Path, ending: str) -> Path:
     return out.with_name(f".{out.name}{ending}" if ending.startswith(".") else f"{out.name}{ending}")
 
 
-def mark(folder: Path, about: dict[str, Any]) -> None:
+def mark(folder: Path, about: dict[str, object]) -> None:
     """Write into a checkpoint `folder` what it was made from, by which `output` recognises it.
 
     A checkpoint is for others too, so the call, which may hold local paths, and the machine are left out.

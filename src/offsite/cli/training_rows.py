@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from offsite.data.encoding import Prepared
 
 
-def as_data(data: Prepared, tokenizer: PreTrainedTokenizerBase, count: int = 1) -> dict[str, Any]:
+def as_data(data: Prepared, tokenizer: PreTrainedTokenizerBase, count: int = 1) -> dict[str, object]:
     """What the receipt and `--json` have: counts, and the first `count` rows in pieces."""
     return {
         "trained": len(data.rows),

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -116,7 +115,7 @@ def write_description(folder: Path, model: PreTrainedModel, tokenizer: PreTraine
         tokenizers.settle(folder, tokenizer)
 
 
-def _without_traces(data: dict[str, Any]) -> dict[str, Any]:
+def _without_traces(data: dict[str, object]) -> dict[str, object]:
     """Remove what trainers and hubs leave of a machine: their own keys, and local paths anywhere."""
     found = {}
     for key, value in data.items():
@@ -127,14 +126,14 @@ def _without_traces(data: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _is_local(value: Any) -> bool:
+def _is_local(value: object) -> bool:
     """Whether a text holds a local path, or a list such a text."""
     if isinstance(value, list):
         return any(map(_is_local, value))
     return isinstance(value, str) and _PATH.search(value) is not None
 
 
-def _cleaned(value: Any) -> Any:
+def _cleaned(value: object) -> object:
     """Remove the traces from the objects in a value."""
     if isinstance(value, list):
         return [_cleaned(each) for each in value]

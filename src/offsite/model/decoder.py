@@ -212,8 +212,8 @@ class StandIns:
                 if forward is not None:  # another library had put its own there
                     self.layers[index].forward = forward
 
-    def _forward(self, function: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
-        def forward(states: Tensor, *_: Any, **__: Any) -> Any:
+    def _forward(self, function: Callable[[Tensor], Tensor]) -> Callable[..., object]:
+        def forward(states: Tensor, *_: object, **__: object) -> object:
             return (function(states), None) if self._tuples else function(states)
 
         return forward
@@ -314,9 +314,9 @@ def _check_same(old: Decoder, new: Decoder, order: Sequence[int]) -> None:
             )
 
 
-def _traits(layer: nn.Module, index: int) -> dict[str, Any]:
+def _traits(layer: nn.Module, index: int) -> dict[str, object]:
     """What makes a layer the layer it is, apart from its weights and its number."""
-    traits: dict[str, Any] = {k: (v.shape, v.dtype) for k, v in layer.state_dict().items()}
+    traits: dict[str, object] = {k: (v.shape, v.dtype) for k, v in layer.state_dict().items()}
     for path, module in layer.named_modules():
         traits[path] = type(module)
         for name, value in vars(module).items():

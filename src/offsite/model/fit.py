@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,7 +90,8 @@ def refuse_untied(word: str, model: PreTrainedModel) -> None:
     """Refuse a head of its own where the config says that it is the embeddings."""
     # transformers then leaves both as they are, and only warns.
     config = model.config.get_text_config()
-    head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    find_head: Callable[[], Any] = model.get_output_embeddings
+    head = find_head()
     words = model.get_input_embeddings()
     if getattr(config, "tie_word_embeddings", False) and head is not None and head.weight is not words.weight:
         raise UserError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +58,7 @@ class _Following:
     def __init__(self, chain: nn.Sequential) -> None:
         self.chain = chain
 
-    def __call__(self, layer: nn.Module, inputs: Any, output: Any) -> Any:
+    def __call__(self, layer: nn.Module, inputs: object, output: object) -> object:
         if isinstance(output, tuple):
             return self.chain(output[0]), *output[1:]
         return self.chain(output)

@@ -301,7 +301,7 @@ def _weights(word: str, where: str, config: PreTrainedConfig) -> PreTrainedModel
     return model if fit.is_usable(model.dtype) else move(model, torch.float32)
 
 
-def _precision(config: PreTrainedConfig) -> Any:
+def _precision(config: PreTrainedConfig) -> object:
     """Return what to read the weights as: their type, or float32 where it is not one that we compute in."""
     import torch
 

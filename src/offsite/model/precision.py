@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import nn
@@ -18,7 +17,7 @@ def bf16_pays() -> bool:
     """Return whether this machine computes bfloat16 matrix products faster than float32 ones."""
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported())
-    able: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older torch: float32
+    able: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # older torch: float32
     return bool(able.get("avx512_bf16") or able.get("amx_tile"))
 
 

@@ -98,7 +98,7 @@ def batches(tokens: Tensor) -> Sequence[Tensor]:
     return torch.split(tokens, max(1, _BATCH // tokens.shape[1]))
 
 
-def check_numbers(layer: int, seen: Mapping[str, Any]) -> None:
+def check_numbers(layer: int, seen: Mapping[str, object]) -> None:
     """Refuse what a pass saw of a layer's linears, each a dataclass of tensors, where it is no number."""
     for name, each in seen.items():
         if not all(part.sum().isfinite() for part in vars(each).values()):
@@ -138,7 +138,7 @@ def _watching(decoder: Decoder, wanted: Mapping[int, Sequence[str]]) -> Iterator
 
 def _watch_layer(decoder: Decoder, layer: int, names: Sequence[str], hooks: ExitStack) -> dict[str, _Watch]:
     watched: dict[str, _Watch] = {}
-    read: list[tuple[Any, Tensor, Moment]] = []  # what was read last, as rows, and where it was summed
+    read: list[tuple[object, Tensor, Moment]] = []  # what was read last, as rows, and where it was summed
 
     def summed(name: str, width: int, given: Tensor) -> tuple[Tensor, Moment]:
         """Return the rows of `given` and their sum: one for all linears that read the same."""

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from torch import Tensor
@@ -161,7 +161,7 @@ class _Card(BaseModel):
     calibration: tuple[int, int] | None
     text: str
     files: dict[_FileName, FileEntry]
-    record: dict[str, Any]
+    record: dict[str, object]
 
 
 def _card(path: Path) -> _Card:

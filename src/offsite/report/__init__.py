@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from offsite.files.atomic import write_text
 from offsite.report.comparison import comparison
@@ -17,7 +16,7 @@ __all__ = ["write"]
 _KINDS = {"study": study, "frontier": frontier}
 
 
-def write(results: Mapping[str, Any], path: Path) -> Path:
+def write(results: Mapping[str, object], path: Path) -> Path:
     """Write the report of a comparison, a study or a frontier to `path`, and return that.
 
     A comparison is as `compare` returns it: `rows` maps each of the five rows to its tasks and scores, with

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from offsite.report.figures import five_rows, loss_curves
 from offsite.report.part import Chapter, KeyFigure, PageTable, Part, Shown, command_block, number
@@ -15,7 +14,7 @@ from offsite.results.statistics import Estimate
 _TABLE = (ACCURACY, NORMALISED, CHOICE, NLL)
 
 
-def comparison(data: Mapping[str, Any]) -> Part:
+def comparison(data: Mapping[str, object]) -> Part:
     """The part about the `results.json` of one comparison; a UserError where it has another shape."""
     results = Results.read(data)
     verdict = judge(results, results.tasks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
@@ -39,11 +39,11 @@ class Receipt(Loose):
     split: _Ends
     keep: _Keep
     blueprint: Annotated[list[PlaceRecord], Field(min_length=1)]
-    record: dict[str, Any] = Field(default_factory=dict)
+    record: dict[str, object] = Field(default_factory=dict)
 
 
 def emulator(
-    name: str, folder: Path | None, receipt: Mapping[str, Any] | None, comparisons: Sequence[Results] = ()
+    name: str, folder: Path | None, receipt: Mapping[str, object] | None, comparisons: Sequence[Results] = ()
 ) -> Part:
     """The part about an emulator: its bundle's `folder`, its owner's `receipt`, or both.
 

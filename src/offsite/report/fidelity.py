@@ -32,11 +32,11 @@ class FidelityFile(Loose):
     """Points of several methods, and what they were measured on."""
 
     points: Annotated[list[FidelityPoint], Field(min_length=1)]
-    about: dict[str, Any] = Field(default_factory=dict)
-    record: dict[str, Any] = Field(default_factory=dict)
+    about: dict[str, object] = Field(default_factory=dict)
+    record: dict[str, object] = Field(default_factory=dict)
 
 
-def fidelity(data: Mapping[str, Any]) -> Part:
+def fidelity(data: Mapping[str, object]) -> Part:
     """The part about points of fidelity, or about what `offsite inspect --against ... --json` printed of one.
 
     Raises a UserError where it has another shape.
@@ -70,7 +70,7 @@ def fidelity(data: Mapping[str, Any]) -> Part:
     )
 
 
-def against_keep(points: Sequence[Mapping[str, Any]], *, lines: bool) -> list[Shown]:
+def against_keep(points: Sequence[Mapping[str, object]], *, lines: bool) -> list[Shown]:
     """Each known quantity of `points` (with `method`, `keep`) against keep, joined by `lines` for a method."""
     return [
         Shown(caption, figure, f"{caption} against the share of parameters kept", hint)

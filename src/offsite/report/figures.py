@@ -191,7 +191,7 @@ def _range(values: list[Estimate]) -> list[float]:
     return limits([low, high], room=0.1)
 
 
-def band(values: dict[Any, float]) -> list[Figure]:
+def band(values: dict[object, float]) -> list[Figure]:
     """What fine-tuning moves: the ground on which the plugged-in dot is read."""
     if "zero_shot" not in values or "fine_tuned" not in values:
         return []

@@ -31,7 +31,7 @@ class Figures(Loose):
 class ScoredEmulator(Loose):
     """One emulator: its settings, what is estimated of it, and its rows if it was scored."""
 
-    settings: dict[str, Any]
+    settings: dict[str, object]
     stored: Number = None
     estimate: dict[str, Number] | None = None
     rows: dict[str, TaskScores] | None = None
@@ -65,7 +65,7 @@ class FrontierFile(Loose):
     model: str | None = None
     method: str | None = None
     tasks: list[str] | None = None
-    tuning: dict[str, Any] | None = None
+    tuning: dict[str, object] | None = None
     notes: list[str] = Field(default_factory=list)
     wish: WishRecord = WishRecord()
     chosen: int | None = None
@@ -88,7 +88,7 @@ class FrontierFile(Loose):
         return "closest" if self.chosen is None else "chosen"
 
 
-def frontier(data: Mapping[str, Any]) -> Part:
+def frontier(data: Mapping[str, object]) -> Part:
     """The part about a `frontier.json`: `points`, `ends`, `answer` and what else is known.
 
     Raises a UserError where it has another shape.

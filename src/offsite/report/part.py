@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -94,7 +94,7 @@ class Loose(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
 
-def read(model: type[_M], data: Mapping[str, Any], what: str, maker: str) -> _M:
+def read(model: type[_M], data: Mapping[str, object], what: str, maker: str) -> _M:
     """`data` as a `model`; a UserError names the first place of `what` that does not fit, and who writes it."""
     try:
         return model.model_validate(dict(data))
@@ -120,7 +120,7 @@ def command_block(call: str | Sequence[str] | None, facts: Mapping[str, object])
     return "\n".join([words, "", *comments]).strip()
 
 
-def record_block(record: Mapping[str, Any], facts: Mapping[str, object] | None = None) -> str:
+def record_block(record: Mapping[str, object], facts: Mapping[str, object] | None = None) -> str:
     """The same from what `offsite.provenance.record` wrote, with `facts` before the versions."""
     about = {name: record.get(name) for name in ("seed", "date", "machine")}
     versions = record.get("versions")

@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from offsite.bundles.emulator import check_listed, is_emulator
 from offsite.errors import UserError, brief
@@ -28,7 +27,7 @@ _WANTED = (
     "or one folder down"
 )
 _RECEIPT = "-receipt"
-Data = dict[str, Any]
+Data = dict[str, object]
 
 
 def page(folder: Path) -> str:
@@ -104,7 +103,7 @@ def _results(folder: Path) -> Data:
     return data if "rows" in data or _is_study(data) else {}
 
 
-def _is_study(data: Mapping[str, Any]) -> bool:
+def _is_study(data: Mapping[str, object]) -> bool:
     return data.get("kind") == "study" or "runs" in data
 
 

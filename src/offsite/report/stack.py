@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import mean
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
@@ -158,7 +158,7 @@ def _range(numbers: Sequence[int]) -> str:
     return str(least) if least == most else f"{least} to {most}"
 
 
-def _bars(stack: Sequence[Floor], kind: str, lane: str) -> dict[str, Any]:
+def _bars(stack: Sequence[Floor], kind: str, lane: str) -> dict[str, object]:
     floors_of_kind = [floor for floor in stack if floor.kind == kind]
     return {
         "type": "bar",

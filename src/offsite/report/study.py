@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
@@ -26,7 +26,7 @@ class StudyFile(Loose):
 
     runs: Annotated[list[Run], Field(min_length=1)]
     notes: list[str] = Field(default_factory=list)
-    recipe: dict[str, Any] = Field(default_factory=dict)
+    recipe: dict[str, object] = Field(default_factory=dict)
     call: str | None = None
     versions: dict[str, str] | None = None
     seed: int | list[int] | None = None
@@ -34,7 +34,7 @@ class StudyFile(Loose):
     machine: str | None = None
 
 
-def study(data: Mapping[str, Any]) -> Part:
+def study(data: Mapping[str, object]) -> Part:
     """The part about a study's `results.json`: `runs` and, where they are known, how they came about.
 
     Raises a UserError where it has another shape.
@@ -130,7 +130,7 @@ def _facts(found: StudyFile, groups: Mapping[str, Sequence[Group]]) -> dict[str,
     return ({"Model": str(model)} if model else {}) | facts | {"Tasks": ", ".join(groups)}
 
 
-def _knobs(recipe: Mapping[str, Any]) -> dict[str, object]:
+def _knobs(recipe: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in recipe.items() if value not in (None, {}, [])}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from pydantic import Field
 
@@ -22,11 +21,11 @@ class TuningReceipt(Loose):
     adapter: str
     curve: list[LossPoint]
     data: str | None = None
-    config: dict[str, Any] = Field(default_factory=dict)
-    record: dict[str, Any] = Field(default_factory=dict)
+    config: dict[str, object] = Field(default_factory=dict)
+    record: dict[str, object] = Field(default_factory=dict)
 
 
-def tuning(name: str, receipt: Mapping[str, Any]) -> Part:
+def tuning(name: str, receipt: Mapping[str, object]) -> Part:
     """The part about the tuning that `receipt` is of; a UserError where that has another shape."""
     found = read(TuningReceipt, receipt, "This receipt", "`offsite tune`")
     figure = curve(next(row for row in ROWS if row.key == "emulator_tuned"), found.curve)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 from pydantic.dataclasses import dataclass as validated
@@ -114,7 +114,7 @@ class Results(BaseModel):
     train: str | None = None
     sources: dict[str, str] | None = None
     notes: list[str] | None = None
-    tuning: dict[str, Any] | None = None
+    tuning: dict[str, object] | None = None
     limit: int | None = None
     seconds: dict[str, float] | None = None
     call: str | list[str] | None = None
@@ -129,7 +129,7 @@ class Results(BaseModel):
         return list(self.rows["zero_shot"])
 
     @classmethod
-    def read(cls, results: Mapping[str, Any]) -> Results:
+    def read(cls, results: Mapping[str, object]) -> Results:
         """Check `results`; a UserError names the first place that does not fit."""
         try:
             read = cls.model_validate(dict(results))

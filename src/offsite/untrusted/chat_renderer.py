@@ -21,7 +21,7 @@ _OUTPUT, _GROWTH = 1 << 20, 8  # bytes of JSON: a template's constant text, and 
 
 
 @contextmanager
-def writer(template: str, words: Mapping[str, Any], turns: int, date: str | None = None) -> Iterator[Write]:
+def writer(template: str, words: Mapping[str, object], turns: int, date: str | None = None) -> Iterator[Write]:
     """Within, `write` renders chats by a chat `template` and its variables, some `turns` in all.
 
     The template reads `date` (YYYY-MM-DD) as the present, so that a run repeats; None: the machine's clock.

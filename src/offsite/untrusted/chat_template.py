@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, TemplateSyntaxError, nodes
 from jinja2.ext import Extension, loopcontrols
@@ -72,7 +71,7 @@ def _wrong(node: nodes.Node) -> str:
     return _wrong_range(node)
 
 
-def _wrong_value(value: Any) -> str:
+def _wrong_value(value: object) -> str:
     if isinstance(value, int | float) and abs(value) > _LARGEST:
         return f"writes a number above {_LARGEST}"
     if isinstance(value, str) and _DUNDER.search(value):

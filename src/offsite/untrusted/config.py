@@ -27,7 +27,7 @@ _LEAST_BUFFERED = 48 << 20  # bytes of tables that no file holds (rotations, mas
 
 
 def config_and_skeleton(
-    data: Mapping[str, Any], tensors: int, stored: int
+    data: Mapping[str, object], tensors: int, stored: int
 ) -> tuple[PretrainedConfig, PreTrainedModel]:
     """Build the config and the skeleton that an untrusted config.json, `data`, describes.
 
@@ -56,7 +56,7 @@ def config_and_skeleton(
 
 
 def _build(
-    kind: str, data: Mapping[str, Any], tensors: int, stored: int
+    kind: str, data: Mapping[str, object], tensors: int, stored: int
 ) -> tuple[PretrainedConfig, PreTrainedModel]:
     try:
         config: PretrainedConfig = CONFIG_MAPPING[kind].from_dict(copy.deepcopy(dict(data)))
@@ -73,7 +73,7 @@ def _build(
     return config, bare
 
 
-def _refuse_values(data: Mapping[str, Any]) -> None:
+def _refuse_values(data: Mapping[str, object]) -> None:
     """Refuse values with which a model builds but does not run."""
     for step in objects(data):
         for key, value in step.items():
@@ -92,7 +92,7 @@ def _refuse_empty(bare: PreTrainedModel) -> None:
             )
 
 
-def refuse_orders(whose: str, data: Mapping[str, Any]) -> None:
+def refuse_orders(whose: str, data: Mapping[str, object]) -> None:
     """Refuse what would fetch code or quantise, and lists without end, wherever it stands in a config."""
     for step in objects(data):
         for key, value in step.items():
@@ -115,7 +115,7 @@ def objects(data: Any) -> Iterator[dict[str, Any]]:
             rest += value
 
 
-def refuse_methods(whose: str, data: Mapping[str, Any], kind: type) -> None:
+def refuse_methods(whose: str, data: Mapping[str, object], kind: type) -> None:
     """Refuse settings that would stand in the place of a method of their class, `kind`."""
     for key in data:
         if callable(getattr(kind, key, None)):
@@ -127,7 +127,7 @@ def _at_most(count: int, kind: str) -> Iterator[None]:
     """Within, refuse to build more than `count` modules."""
     built = 0
 
-    def hook(*_: Any) -> None:
+    def hook(*_: object) -> None:
         nonlocal built
         built += 1
         if built > count:
