@@ -198,7 +198,7 @@ def _middle(places: list[Place], harmonizers: list[dict[str, int]], *, shared: b
             f"{len(harmonizers)} more of the model's layers are replaced by harmonizers of rank {ranks}, and "
             "where they stood is seen"
         )
-    return "; ".join(parts) or "which of the model's layers they are is not shown"
+    return "; ".join(parts) or "which of the model's layers stand there is not said"
 
 
 def _kept(places: list[Place]) -> str:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,7 +65,7 @@ def write_one_by_one(
     `declared` may be on no device. safetensors' own writer takes all tensors at once. The format is a header's
     length in eight bytes, the header, and the tensors (https://huggingface.co/docs/safetensors).
     """
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, dict[str, Any]] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, like in sorted(declared.items(), key=lambda item: (-item[1].itemsize, item[0])):  # aligned
         begin, end = end, end + like.nbytes
