@@ -100,6 +100,24 @@ def test_a_folder_without_rights_is_refused_before_any_work(here, line):
         here.chmod(0o700)
 
 
+def test_an_output_of_another_user_is_not_forced_away(here, world, monkeypatch):
+    line = asked(WRITING["export"], world, here / "out")
+    assert command(*line).code == 0
+    real = os.access
+    theirs = (str(here / "out"), os.W_OK | os.X_OK)
+    monkeypatch.setattr("os.access", lambda path, mode: (str(path), mode) != theirs and real(path, mode))
+    assert "out' may not be removed" in refused(here, *line, "--force")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a folder that is worked in cannot be removed")
+def test_a_working_folder_that_was_removed_is_named(here, line, monkeypatch):
+    (here / "gone").mkdir()
+    monkeypatch.chdir(here / "gone")
+    (here / "gone").rmdir()
+    words = ["out" if word == str(here / "out") else word for word in line]
+    assert "The folder that you work in was removed" in refused(here, *words)
+
+
 class TestApart:
     """An output neither pollutes nor replaces what the command reads."""
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from offsite.errors import UserError
-from offsite.files.atomic import check, empty, mend, remove, staged, write_json, write_text
+from offsite.files.atomic import empty, mend, remove, staged, write_json, write_text
+from offsite.files.places import check, check_parent, check_removable
 
 
 def tree(folder):
@@ -214,6 +215,40 @@ def test_folders_above_stay_where_something_else_came_into_them(tmp_path):
     with pytest.raises(OSError):
         fail()
     assert tree(tmp_path) == {"deep": None, "deep/other": "of someone else"}
+
+
+def test_a_name_that_is_too_long_while_it_is_written_is_refused_beforehand(tmp_path):
+    with pytest.raises(UserError, match="name a shorter one"):
+        check(tmp_path / ("n" * 240))
+    longest = tmp_path / ("n" * 229)
+    check(longest)
+    for _ in range(2):  # the second time it replaces the first
+        with staged(longest) as folder:
+            (folder / "a").touch()
+    assert list(tmp_path.iterdir()) == [longest]
+
+
+def test_a_folder_that_takes_no_file_is_refused_beforehand(tmp_path, monkeypatch):
+    def refuse(**_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with pytest.raises(UserError, match=r"may not be written to \(Operation not permitted\)"):
+        check_parent(tmp_path / "out")
+
+
+def test_trying_a_folder_leaves_nothing_in_it(tmp_path):
+    check(tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_may_not_be_removed_is_not_replaced(tmp_path, monkeypatch):
+    (tmp_path / "out" / "inner").mkdir(parents=True)
+    check_removable(tmp_path / "out")
+    real = os.access
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path).name != "inner" and real(path, mode))
+    with pytest.raises(UserError, match=r"inner' may not be removed, perhaps because it is another user's"):
+        check_removable(tmp_path / "out")
 
 
 def test_check_says_beforehand_what_staged_would_refuse(tmp_path):

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from offsite.errors import UserError
-from offsite.files.atomic import check_parent, mend, write_text
+from offsite.files.atomic import mend, write_text
+from offsite.files.places import check_parent
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey

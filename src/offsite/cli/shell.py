@@ -20,8 +20,6 @@ from rich.console import Console
 from offsite import launchers
 from offsite.errors import UserError, brief, did_you_mean
 from offsite.files.atomic import (
-    check,
-    check_parent,
     held,
     indented,
     mend,
@@ -31,6 +29,7 @@ from offsite.files.atomic import (
     was_cut_off,
     write_json,
 )
+from offsite.files.places import check, check_parent, check_removable
 from offsite.provenance import call
 
 USER_ERROR, INTERNAL_ERROR, INTERRUPTED = 2, 1, 130
@@ -116,6 +115,8 @@ def output(path: Path, force: bool, apart_from: Sequence[Path | str] = (), *, fi
     if not (ours and force):
         way = "or add --force to replace it" if ours else "for it holds other things than an earlier output"
         raise UserError(f"{str(path)!r} is already there; name another output, {way}.")
+    if path.is_dir():
+        check_removable(path)
     return path
 
 
@@ -301,9 +302,19 @@ def _of_system(error: OSError) -> str:
     if error.strerror is None:
         return str(error)
     where = f": {str(error.filename)!r}" if error.filename else ""
+    if isinstance(error, FileNotFoundError) and _is_without_folder():
+        return "The folder that you work in was removed; change to one that is there, as with `cd ~`."
     if isinstance(error, FileNotFoundError):
         return f"{error.strerror}{where}; check the path."
     return f"{error.strerror}{where}; check the path, its rights and the room on its disk."
+
+
+def _is_without_folder() -> bool:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _of_usage(app: typer.Typer, error: Any) -> str:

@@ -24,6 +24,7 @@ from typing import ParamSpec, TypeVar
 
 from offsite.errors import UserError
 from offsite.files.lock import Lock
+from offsite.files.places import check
 
 CARD = "card.json"  # what makes a folder a bundle
 _OLD = ".old"  # ends the name of a whole output, set aside for the moment in which its successor is renamed
@@ -176,29 +177,6 @@ def empty(folder: Path) -> None:
             remove(each)
         else:
             each.unlink()
-
-
-def check(path: Path) -> None:
-    """Raise the UserError that a folder cannot be written at `path`, for those who want to know beforehand.
-
-    A file is in the way, nothing may be written there, or it holds the working or the home folder: replacing
-    that would remove far more than was asked.
-    """
-    whole = path.resolve()
-    if whole.exists() and not whole.is_dir():
-        raise UserError(f"{str(path)!r} is a file where a folder is to be written; name a folder.")
-    for place in (Path.cwd(), Path.home()):
-        if place.is_relative_to(whole):
-            raise UserError(f"{str(path)!r} holds the folder {str(place)!r}; name a new folder to write.")
-    check_parent(path)
-
-
-def check_parent(path: Path) -> None:
-    """Raise the UserError that nothing can be written beside `path`."""
-    nearest = next(folder for folder in path.resolve().parents if folder.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        why = "is no folder" if not nearest.is_dir() else "may not be written to"
-        raise UserError(f"{str(path)!r} cannot be written: {str(nearest)!r} {why}; name another place.")
 
 
 @contextmanager
