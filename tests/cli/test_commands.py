@@ -17,6 +17,7 @@ from offsite.owner.blueprint import Place
 from offsite.owner.build import build
 from offsite.owner.fidelity import fidelity, held_out
 from offsite.owner.plug import plug
+from offsite.results.measures import CHOICE, loss_of, rows_of
 from tests.cli.conftest import SHORT, command, listing, refused
 from tests.cli.test_bad_input import asked
 from tests.test_laws import SPLIT, logits, same, thin
@@ -328,6 +329,7 @@ ROWS = ["zero_shot", "fine_tuned", "emulator_zero_shot", "emulator_tuned", "plug
 KEYS = {
     "rows", "keep", "seconds", "call", "versions", "seed",  # those that are promised
     "method", "split", "tuning", "limit", "sources", "notes", "curves", "model", "train", "date", "machine",
+    "judged",
 }  # fmt: skip
 
 
@@ -345,6 +347,9 @@ def test_compare(world, here):
         row.keys() == {"questions"} and row["questions"].keys() == CELLS for row in written["rows"].values()
     )
     assert written["keep"] == 0.5
+    judged = written["judged"]["questions"]
+    loss = loss_of(rows_of(written["rows"]), ["questions"], CHOICE)
+    assert (judged["by"], judged["loss"]) == ("choice nll", asdict(loss))
     rows = {name: row["questions"] for name, row in written["rows"].items()}
     assert rows["zero_shot"] != rows["plugged_in"] != rows["emulator_tuned"]
     before = listing(here)

@@ -137,22 +137,23 @@ def _pair(
     from offsite.experiments.compare import compare
     from offsite.model import loading
     from offsite.provenance import record
+    from offsite.report.verdict import judge
+    from offsite.results.schema import Results
 
     opened = Emulator.load(emulator, allow_large=True)  # the model that it was made from is at hand
     whole, _ = loading.load(model)
     results = compare(whole, opened, experiment, work)
     results |= {"model": model, "train": train} | record(experiment.config.seed)
+    read = Results.read(results)
+    verdicts = {task: judge(read, [task]) for task in read.tasks}
+    results["judged"] = {task: verdict.as_json() for task, verdict in verdicts.items()}
     with staged(out) as folder:
         write_json(folder / "results.json", results)
         report.write(results, folder / "report.html")
 
     def show() -> None:
-        from offsite.report.verdict import judge
-        from offsite.results.schema import Results
-
-        read = Results.read(results)
-        for task in read.tasks:
-            console().print(task, *judge(read, [task]).lines, sep="\n")
+        for task, verdict in verdicts.items():
+            console().print(task, *verdict.lines, sep="\n")
         console().print(*rows_tables(results["rows"], results["notes"]), sep="\n")
         console().print(f"Report: {out / 'report.html'}")
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from offsite.results.measures import (
     ACCURACY,
@@ -47,6 +48,13 @@ class Verdict:
     """How large the gap is against its standard error."""
     meaning: str
     """What the gap means to the model owner."""
+
+    def as_json(self) -> dict[str, Any]:
+        """What `results.json` says of a task: the headline, and loss, gap and gain with their errors."""
+        figures = ("loss", "gap", "loss_points", "gap_points", "gain")
+        known: dict[str, Estimate | None] = {name: getattr(self, name) for name in figures}
+        words = {"by": self.by, "headline": self.headline}
+        return words | {name: None if each is None else asdict(each) for name, each in known.items()}
 
     @property
     def lines(self) -> list[str]:
