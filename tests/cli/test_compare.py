@@ -104,7 +104,7 @@ WRONG = {
     "compare R -o O --set bottom=4 --set top=4": "no middle between 4 bottom and 4 top",
     "compare R -o O --set model=nowhere": "'nowhere' is neither a folder",
     "compare R -o O --cache O": "overlap; name an output apart from it",
-    "compare M E -o O": "add, say, --tasks arc_easy",
+    "compare M E -o O": "add, for example, --tasks arc_easy",
     "compare M E -o O --dry-run --tasks arc_easy": "--dry-run is for recipes",
     "compare M E -o O --set steps=3 --tasks arc_easy": "--set is for recipes",
 }
