@@ -51,4 +51,4 @@ def test_a_few_cases_are_clean_refusals_and_successes(tmp_path):
     assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-1000:]
     alone = re.search(r"^100 cases in .*, (\d+) of them in a fork of their own", ran.stdout, re.MULTILINE)
     assert alone, ran.stdout
-    assert int(alone[1]) < 20  # what ends its batch, or is near a limit; a batch that never goes on would show
+    assert int(alone[1]) < 50  # a busy machine has some; 96 where each batch ends after its first case
