@@ -80,9 +80,12 @@ def duration(seconds: float | None) -> str:
 
 
 def _table(first: str, notes: Sequence[str]) -> Table:
-    table = Table(caption="\n".join(notes) or None, caption_justify="left")
+    table = Table(
+        caption="\n".join(notes) or None, caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
+        collapse_padding=True,
+    )  # fmt: skip
     table.add_column(first, no_wrap=True)
-    for name in ("accuracy %", "normalised %", "choice nll", "answer nll", "questions"):
+    for name in ("accuracy %", "normalised %", "choice nll", "answer nll", "n"):
         table.add_column(name, justify="right", no_wrap=True)
     return table
 
