@@ -18,7 +18,7 @@ from pathlib import Path
 from offsite import METHODS, Emulator, Profile, TuneConfig, build, load
 from offsite.data import tasks
 from offsite.data.encoding import encode
-from offsite.data_owner.tune import _trainable
+from offsite.data_owner.trainable import adapter_trainable
 from offsite.model.decoder import Decoder
 from offsite.model.precision import attention_for, autocast
 from offsite.training.batches import Batch, answer_loss, pad
@@ -54,7 +54,7 @@ def measure(asked: argparse.Namespace) -> list[dict[str, float]]:
     times: list[list[float]] = [[] for _ in emulators]
     with ExitStack() as stack:
         for emulator in emulators:
-            stack.enter_context(_trainable(emulator, TuneConfig()))
+            stack.enter_context(adapter_trainable(emulator, TuneConfig()))
             stack.enter_context(attention_for(emulator.model, longest))
             step(emulator, batches[0])  # warm up
         for batch in batches:

@@ -28,7 +28,7 @@ import transformers
 
 from offsite import METHODS, Emulator, Example, Split, TuneConfig, build, examples, load, tune
 from offsite.data.encoding import IGNORED, encode
-from offsite.data_owner.tune import _set_aside
+from offsite.data_owner.plan import Parted
 from offsite.model.decoder import Decoder
 from offsite.model.precision import bf16_pays
 from offsite.training.batches import answer_loss, pad, schedule
@@ -64,10 +64,11 @@ class Bench:
 
     def rows(self) -> tuple[Rows, int]:
         """The examples of the whole run, in our order, and the length of the longest of all that there are."""
-        encoded, _ = _set_aside(encode(self.train, self.tokenizer, self.config.max_length), self.config)
-        lengths = [len(row.input_ids) for row in encoded]
-        order = schedule(lengths, self.config.steps, self.config.batch_size, self.config.seed)
-        return [encoded[i]._asdict() for i in order], max(lengths)
+        encoded = encode(self.train, self.tokenizer, self.config.max_length)
+        rows = Parted.of(encoded, None, self.config).train
+        lengths = [len(row["input_ids"]) for row in rows]
+        order = schedule(lengths, self.config.steps_for(len(rows)), self.config.batch_size, self.config.seed)
+        return [rows[i] for i in order], max(lengths)
 
     def judged(self, model: Any) -> float:
         """Nats a token of the held-out answers, in float32."""
@@ -247,7 +248,7 @@ def main() -> None:
     heldout = [row._asdict() for row in encode(every[: asked.heldout], tokenizer, 512)]
     for against in asked.against:
         config = TuneConfig(
-            steps=asked.steps, batch_size=asked.batch_size, seed=asked.seed, heldout=0,
+            steps=asked.steps, lr=2e-4, batch_size=asked.batch_size, seed=asked.seed, heldout=0,
             lora_rank=8 if against == "lora" else None,
         )  # fmt: skip
         bench = Bench(model, tokenizer, blueprint, config, every[asked.heldout :], heldout, CLOCKS[asked.clock])

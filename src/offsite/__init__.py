@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from offsite.data.examples import Example, Question
     from offsite.data.tasks import Task, examples, texts
     from offsite.data.tasks import load as load_task
-    from offsite.data_owner.tune import TuneConfig, Tuned, tune
+    from offsite.data_owner.config import TuneConfig
+    from offsite.data_owner.tune import Tuned, tune
     from offsite.errors import UserError
     from offsite.experiments.compare import Experiment, compare
     from offsite.model.loading import load
@@ -65,7 +66,7 @@ _HOME = {
     "Score": "scoring",
     "Split": "model.split",
     "Task": "data.tasks",
-    "TuneConfig": "data_owner.tune",
+    "TuneConfig": "data_owner.config",
     "Tuned": "data_owner.tune",
     "UserError": "errors",
     "answer_loss": "training.batches",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import time
+from dataclasses import replace
 
 import pytest
 from tokenizers.normalizers import Lowercase
@@ -21,6 +22,7 @@ from offsite.model.precision import autocast
 from offsite.model.split import Split
 from offsite.owner.blueprint import Place
 from offsite.owner.build import build
+from offsite.training.rate import Rate
 from tests.families import tiny_model
 from tests.test_laws import same, state
 
@@ -142,7 +144,7 @@ def test_a_tuned_emulator_is_refused(saved, tmp_path):
     model, folder = saved
     emulator, quick = (
         Emulator.load(folder),
-        Experiment(ASKED.tasks, ASKED.train, TuneConfig(steps=1, max_length=32)),
+        Experiment(ASKED.tasks, ASKED.train, TuneConfig(steps=1, max_length=32, heldout=0)),
     )
     compare(model, emulator, quick, tmp_path / "work")
     with pytest.raises(UserError, match="not the model's any more"):
@@ -183,3 +185,28 @@ def test_an_emulator_is_made_only_where_something_lacks(saved, tmp_path, tokeniz
     assert bench.lacks({"keep": 0.6}, quick)
     assert list(first["rows"]) == ["emulator_zero_shot", "emulator_tuned", "plugged_in"]
     assert first["curve"][-1]["step"] == 1
+
+
+def test_one_learning_rate_for_all_rows_chosen_in_the_full_model(saved, tmp_path, monkeypatch):
+    model, folder = saved
+    chosen, tuned = [], []
+    real = module.tune
+
+    def choose(emulator, examples, config):
+        chosen.append((len(emulator.model.model.layers), config.seed))
+        return Rate(3e-3, "trial", 8, ((3e-3, 2.0), (1e-3, None)))
+
+    def tune(emulator, examples, config, **options):
+        tuned.append(config.lr)
+        return real(emulator, examples, config, **options)
+
+    monkeypatch.setattr(module, "learning_rate", choose)
+    monkeypatch.setattr(module, "tune", tune)
+    for seed in (1, 2):  # one rate for every seed
+        asked = replace(ASKED, config=TuneConfig(steps=1, max_length=32, seed=seed))
+        results = compare(model, Emulator.load(folder), asked, tmp_path / "work")
+    assert chosen == [(model.config.num_hidden_layers, 0)]
+    assert tuned == [3e-3] * 4
+    assert results["tuning"]["lr"] == results["learning_rate"]["lr"] == 3e-3
+    assert Rate.of(results["learning_rate"]).tried == ((3e-3, 2.0), (1e-3, None))
+    assert any(note.startswith("Learning rate 0.003, by a trial of 8 steps") for note in results["notes"])

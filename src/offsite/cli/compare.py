@@ -5,17 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from offsite.cli.options import (
-    BatchSize,
+    Epochs,
     Force,
     Json,
     Limit,
     Rank,
+    Rate,
     Stages,
+    Steps,
     Train,
     a_bundle,
     a_model_or_recipe,
@@ -59,10 +61,7 @@ Tasks = Annotated[
     str | None,
     typer.Option("--tasks", callback=some_tasks, help="Tasks or files of questions, separated by commas."),
 ]
-Steps = Annotated[
-    int | None, typer.Option(help="Maximum number of optimizer steps of each tuning [default: 150].")
-]
-Rate = Annotated[float | None, typer.Option(help="Peak learning rate of both tunings [default: 0.0002].")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Examples in an optimizer step [default: 8].")]
 Chance = Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Random seed [default: 0].")]
 Over = Annotated[
     list[str] | None, typer.Option("--set", help="Override a value of the recipe, as steps=20 or seeds=[0,1].")
@@ -80,6 +79,7 @@ def command(
     task_names: Tasks = None,
     train: Train = None,
     limit: Limit = None,
+    epochs: Epochs = None,
     steps: Steps = None,
     lr: Rate = None,
     batch_size: BatchSize = None,
@@ -92,8 +92,9 @@ def command(
     json: Json = False,
 ) -> None:
     """Run the five rows, write results.json and report.html, and a recipe's tables."""
-    options = {"tasks": task_names, "train": train, "limit": limit, "steps": steps, "lr": lr, "seed": seed}
-    options |= {"lora-rank": lora_rank, "batch-size": batch_size}
+    tuning = {"epochs": epochs, "steps": steps, "lr": lr, "seed": seed, "lora-rank": lora_rank}
+    tuning |= {"batch-size": batch_size}
+    options = {"tasks": task_names, "train": train, "limit": limit} | tuning
     given = {name: value for name, value in options.items() if value is not None}
     if emulator is None:
         recipe = _recipe(first, over or [], given)
@@ -115,13 +116,11 @@ def command(
         raise UserError("Comparing a model and its emulator needs tasks; add, for example, --tasks arc_easy.")
     data = train or words(task_names)[0]
     output(out, force, [first, emulator, *words(task_names), data, *([cache] if cache else [])])
-    from offsite.data_owner.tune import TuneConfig
+    from offsite.data_owner.config import TuneConfig
     from offsite.experiments.compare import Experiment
 
-    chosen = {
-        name.replace("-", "_"): given[name] for name in ("steps", "lr", "seed", "batch-size") if name in given
-    }
-    config = TuneConfig(**chosen, lora_rank=lora_rank)  # type: ignore[arg-type]
+    chosen: dict[str, Any] = {name.replace("-", "_"): given[name] for name in tuning if name in given}
+    config = TuneConfig(**chosen)
     with stages(cache, beside(out, ".stages"), _resumable) as work:
         _pair(first, emulator, Experiment.of(words(task_names), data, config, limit), data, out, work, json)
 

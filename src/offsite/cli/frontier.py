@@ -10,7 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from offsite.cli.options import Force, Json, Limit, Model, Rank, Seed, Stages, Tasks, Text, Train, words
+from offsite.cli.options import (
+    Epochs,
+    Force,
+    Json,
+    Limit,
+    Model,
+    Rank,
+    Rate,
+    Seed,
+    Stages,
+    Tasks,
+    Text,
+    Train,
+    words,
+)
 from offsite.cli.profile import Knobs, Methods, Profiles, has_parts
 from offsite.cli.shell import beside, console, emit, output, stages
 from offsite.cli.tables import frontier_table
@@ -67,8 +81,10 @@ ProfileBlocks = Annotated[
 ]
 ProfileLength = Annotated[int | None, typer.Option(min=2, help="Tokens in a block of --profile-blocks.")]
 Most = Annotated[int, typer.Option("--score", min=1, help="Maximum number of emulators to tune and score.")]
-Steps = Annotated[int, typer.Option(help="Maximum number of optimizer steps of each tuning.")]
-Rate = Annotated[float, typer.Option(help="Peak learning rate of each tuning.")]
+Steps = Annotated[
+    int | None,
+    typer.Option(help="Maximum number of optimizer steps of each tuning [default: 150, without --epochs]."),
+]
 Gap = Annotated[
     str | None,
     typer.Option(
@@ -106,8 +122,9 @@ def command(
     profile_length: ProfileLength = None,
     train: Train = None,
     limit: Limit = None,
-    steps: Steps = 150,
-    lr: Rate = 2e-4,
+    epochs: Epochs = None,
+    steps: Steps = None,
+    lr: Rate = None,
     lora_rank: Rank = None,
     seed: Seed = 0,
     cache: Stages = None,
@@ -119,7 +136,7 @@ def command(
     data = train or named[0]
     output(out, force, [model, *text.split(","), *(profiles or []), *named, data, *([cache] if cache else [])])
     from offsite.data import tasks
-    from offsite.data_owner.tune import TuneConfig
+    from offsite.data_owner.config import TuneConfig
     from offsite.experiments.compare import Bench, Cache, Experiment
     from offsite.experiments.frontier import Wish, explore
     from offsite.experiments.frontier.choose import Amount
@@ -128,7 +145,8 @@ def command(
 
     text = tasks.without(text, [*named, data])
     wish = Wish(*(None if word is None else Amount.of(word) for word in (min_gap, max_loss)))
-    config = TuneConfig(steps=steps, lr=lr, lora_rank=lora_rank, seed=seed)
+    steps = 150 if steps is None and epochs is None else steps  # it tunes many
+    config = TuneConfig(epochs=epochs, steps=steps, lr=lr, lora_rank=lora_rank, seed=seed)
     loaded = {folder: Profile.load(folder) for folder in profiles or []}
     made, varied = list(loaded.values()), _varied(vary or [], alpha=alphas, beta=betas)
     grid = _grid(method, made, knobs or [], varied, keeps, splits, seed)

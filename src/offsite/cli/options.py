@@ -11,6 +11,8 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from offsite.data_owner.config import TuneConfig
+from offsite.docstrings import field_docs
 from offsite.errors import UserError
 from offsite.files.atomic import card_of
 
@@ -87,6 +89,14 @@ def a_text(word: str) -> None:
     tasks.check_text(word)
 
 
+_MEANING = {each.name: each.meaning.replace("`", "") for each in field_docs(TuneConfig)}
+
+
+def tuning_option(field: str, *names: str) -> Any:
+    """Return the option for a field of `TuneConfig`, whose docstring is its help."""
+    return typer.Option(*names, help=_MEANING[field])
+
+
 Model = Annotated[
     str, typer.Argument(callback=a_model, help="A transformers folder, a named model or a hub id.")
 ]
@@ -111,7 +121,9 @@ Blocks = Annotated[
     int | None, typer.Option(min=1, help="Number of text blocks to read [default: the method's].")
 ]
 Length = Annotated[int | None, typer.Option(min=2, help="Tokens in a block [default: the method's].")]
-BatchSize = Annotated[int | None, typer.Option(min=1, help="Examples in an optimizer step [default: 8].")]
+Epochs = Annotated[float | None, tuning_option("epochs")]
+Steps = Annotated[int | None, tuning_option("steps")]
+Rate = Annotated[float | None, tuning_option("lr")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the output of an earlier run.")]
 Seed = Annotated[

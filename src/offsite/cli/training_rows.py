@@ -8,12 +8,14 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from offsite.cli.tables import duration
 from offsite.data.encoding import as_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from offsite.data.encoding import Prepared
+    from offsite.data_owner.plan import Plan
 
 
 def as_data(data: Prepared, tokenizer: PreTrainedTokenizerBase, count: int = 1) -> dict[str, object]:
@@ -51,6 +53,17 @@ def warn(data: Prepared, readable: int) -> None:
             f"first at {data.untaught[0]}.",
             err=True,
         )
+
+
+def announce(plan: Plan) -> None:
+    """Say how many rows a tuning will see how often, and about how long it will take."""
+    seen = plan.steps * plan.examples_a_step
+    often = f"each about {plan.times:.3g} times" if plan.times >= 1 else f"of which it sees only {seen:,}, once"
+    typer.echo(
+        f"  {_counted(plan.rows, 'row')} to tune on, {often}, and {plan.heldout:,} held out; "
+        f"{_counted(plan.steps, 'step')} of {plan.examples_a_step}, about {duration(plan.seconds)} or less.",
+        err=True,
+    )
 
 
 def show(data: Prepared, tokenizer: PreTrainedTokenizerBase, count: int) -> None:

@@ -15,7 +15,7 @@ from math import ceil
 from typing import TYPE_CHECKING, NamedTuple
 
 from offsite.data.chats import Renderer, renderer
-from offsite.data.examples import Example, Piece
+from offsite.data.examples import DATE, Example, Piece
 from offsite.errors import UserError
 from offsite.progress import bar
 from offsite.untrusted.tokenize import Tokens, encode_batch, refused, token_ids
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 IGNORED = -100
 """The label of a token that is only read."""
-DATE = "2025-01-01"
-"""What chat templates that print the date print, unless asked otherwise: the same data, the same tokens."""
 
 _AT_ONCE = 512  # examples that are tokenised together
 _LETTER = 4  # characters that a letter may be composed of

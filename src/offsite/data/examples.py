@@ -11,6 +11,9 @@ from offsite.data.rows import Row, read_rows
 
 _KINDS = '{"prompt", "completion"}, {"messages"}, {"text"} or {"prompt", "choices", "answer"}'
 
+DATE = "2025-01-01"
+"""What chat templates that print the date print, unless asked otherwise: the same data, the same tokens."""
+
 
 class Piece(NamedTuple):
     """A stretch of an example's text."""

@@ -3,66 +3,48 @@
 from __future__ import annotations
 
 import hashlib
-import random
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from datetime import date as calendar
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import set_seed
 
 from offsite.bundles import bundle
-from offsite.bundles.adapter import LORA_PARTS, Adapter, Lora, adapter_linears, adapter_tensors, swap
+from offsite.bundles.adapter import Adapter, Lora, swap
 from offsite.bundles.emulator import Emulator
-from offsite.data.encoding import DATE, Encoded, Prepared, prepare
+from offsite.data.encoding import Encoded, Prepared, prepare
 from offsite.data.examples import Example
+from offsite.data_owner.config import TuneConfig
+from offsite.data_owner.plan import Parted
+from offsite.data_owner.trainable import adapter_trainable, lora_sites, lora_tensors
 from offsite.errors import UserError
 from offsite.files.atomic import alone_in_work
-from offsite.model.decoder import Decoder, base_of, longest
+from offsite.model.decoder import longest
+from offsite.training import checkpoint, rate
 from offsite.training.batches import answer_loss, pad
-from offsite.training.checkpoint import mark_of
-from offsite.training.loop import Point, TrainConfig, fit, trainable
+from offsite.training.loop import Point, fit
+from offsite.training.rate import Rate
 
+__all__ = ["TuneConfig", "Tuned", "learning_rate", "training_rows", "tune"]
 
-@dataclass(frozen=True)
-class TuneConfig(TrainConfig):
-    """How to tune an adapter."""
-
-    lora_rank: int | None = None
-    """Train a LoRA of this rank on every linear of the adapter layers; none: train the layers whole."""
-    lora_alpha: int = 32
-    """Scale of the LoRA: its update counts alpha / rank times."""
-    max_length: int = 512
-    """Tokens of an example, or what the model reads if that is less.
-
-    Longer texts are split into blocks; other examples lose their prompt's start.
-    """
-    heldout: int = 32
-    """Examples set aside to stop early on; never more than a tenth, none below twenty examples."""
-    date: str = DATE
-    """The day that a chat template prints as today, YYYY-MM-DD; fixed, so that a run repeats on another day."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, value in (("lora_rank", self.lora_rank), ("lora_alpha", self.lora_alpha)):
-            if value is not None and not 1 <= value <= 4096:
-                raise UserError(f"{name} must be from 1 to 4096, not {value}.")
-        try:
-            calendar.fromisoformat(self.date)
-        except ValueError as error:
-            raise UserError(f"date must be a day such as {DATE}, not {self.date!r:.40}.") from error
+Rows = Sequence[Example] | Prepared
+"""Examples, or the `training_rows` made of them with the same config."""
 
 
 @dataclass
 class Tuned(Adapter):
-    """An adapter fresh from tuning, with what only the data owner may see."""
+    """An adapter fresh from tuning, with what only the data owner may see: it is in memory, in no bundle."""
 
     curve: Sequence[Point] = field(default=(), compare=False)
-    """Loss by step; in memory only, it is in no bundle."""
+    """Loss by step."""
+    config: TuneConfig = field(default_factory=TuneConfig, compare=False)
+    """As it was tuned: with its steps and learning rate."""
+    rate: Rate | None = field(default=None, compare=False)
+    """The learning rate, and why it was taken."""
 
 
 def training_rows(
@@ -85,140 +67,116 @@ def training_rows(
 @alone_in_work
 def tune(
     emulator: Emulator,
-    examples: Sequence[Example] | Prepared,
+    examples: Rows,
     config: TuneConfig | None = None,
     *,
+    heldout: Rows | None = None,
     work: Path | None = None,
     resume: bool = False,
     what: str = "Tuning",
 ) -> Tuned:
     """Tune the adapter layers of `emulator` on `examples`, answer tokens only, and return them.
 
-    `examples` may be the `training_rows` made of them, with the same config.
-    In place: afterwards the emulator holds the tuned adapter; nothing else in it has changed. Checkpoints go
-    to `work` (a temporary folder if none), from which `resume` continues to the same result. Raises UserError
-    where there is nothing to learn from, where `resume` finds a run of other data or settings, and where the
-    numbers run away to NaN or infinity.
+    In place: afterwards the emulator holds the tuned adapter; nothing else in it has changed. It is never worse
+    than before on rows held out: those of `heldout`, or some of the `examples` where there are twenty or more.
+    Checkpoints go to `work` (a temporary folder if none), from which `resume` continues to the same result.
+    Raises UserError where there is nothing to learn from, where `resume` finds a run of other data or settings,
+    and where the numbers run away to NaN or infinity.
     """
     config = config or TuneConfig()
-    data = examples if isinstance(examples, Prepared) else training_rows(emulator, examples, config)
-    rows = data.rows
-    mark = _mark(emulator, rows, config)
-    if work is not None and resume and mark_of(work) not in (None, mark):
+    parts = _parted(emulator, examples, heldout, config)
+    mark = _mark(emulator, parts, config)
+    if work is not None and resume and checkpoint.mark_of(work) not in (None, mark):
         raise UserError(
             f"The interrupted run in {str(work)!r} was on another emulator, other data or settings; give the "
             "same ones, or leave resume away to start over."
         )
     keep = work or Path(tempfile.mkdtemp(prefix="offsite-"))
     try:
-        found, curve = _trained(emulator, rows, config, work=keep, mark=mark, resume=resume, what=what)
+        return _trained(emulator, parts, config, work=keep, mark=mark, resume=resume, what=what)
     finally:
         if work is None:
             shutil.rmtree(keep, ignore_errors=True)
-    return _tuned(emulator, config, found, curve)
 
 
-def _mark(emulator: Emulator, rows: Sequence[Encoded], config: TuneConfig) -> str:
+def learning_rate(emulator: Emulator, examples: Rows, config: TuneConfig) -> Rate:
+    """The learning rate that `tune` would take: as asked, or chosen here; the emulator is as before."""
+    if config.lr is not None:
+        return Rate(config.lr, "given")
+    parts = _parted(emulator, examples, None, config)
+    set_seed(config.seed)
+    with adapter_trainable(emulator, config) as model:
+        return _rate(model, emulator, parts, config)
+
+
+def _parted(emulator: Emulator, examples: Rows, heldout: Rows | None, config: TuneConfig) -> Parted:
+    def rows(of: Rows) -> list[Encoded]:
+        return (of if isinstance(of, Prepared) else training_rows(emulator, of, config)).rows
+
+    return Parted.of(rows(examples), None if heldout is None else rows(heldout), config)
+
+
+def _mark(emulator: Emulator, parts: Parted, config: TuneConfig) -> str:
     """Return a digest of everything that decides the result of a tuning."""
     start = emulator.digest or (emulator.origin, emulator.method)
-    whole = hashlib.sha256(repr((start, replace(config, report_to=()))).encode())
-    for row in rows:
+    whole = hashlib.sha256(repr((start, replace(config, report_to=()), len(parts.train))).encode())
+    for row in (*parts.train, *parts.heldout):
         whole.update(repr(row).encode())
     return whole.hexdigest()
 
 
 def _trained(
     emulator: Emulator,
-    rows: list[Encoded],
+    parts: Parted,
     config: TuneConfig,
     *,
     work: Path,
     mark: str,
     resume: bool,
     what: str,
-) -> tuple[dict[str, torch.Tensor] | None, list[Point]]:
-    """Train in place; the LoRA, if it is one, and the curve."""
-    train, heldout = _set_aside(rows, config)
-    collate = pad(emulator.padding)
-    sites = _lora_sites(emulator)
-    set_seed(config.seed)
-    with _trainable(emulator, config) as model:
-        curve = fit(
-            model, [row._asdict() for row in train], [row._asdict() for row in heldout], config,
-            loss=answer_loss, collate=collate, work=work, mark=mark, resume=resume, what=what,
-        )  # fmt: skip
-        return (_lora(model, sites) if config.lora_rank else None), curve
-
-
-def _tuned(
-    emulator: Emulator, config: TuneConfig, found: dict[str, torch.Tensor] | None, curve: list[Point]
 ) -> Tuned:
-    tensors = found or Adapter.of(emulator.model, emulator.origin).tensors
-    if not all(map(bundle.finite, tensors.values())):
-        raise UserError(f"The tuning ran away to NaN or infinity; take an lr lower than {config.lr:g}.")
-    if config.lora_rank is None:
-        return Tuned(tensors, emulator.origin, emulator.digest, curve=curve)
-    lora = Lora(rank=config.lora_rank, alpha=config.lora_alpha)
-    adapter = Tuned(tensors, emulator.origin, emulator.digest, lora, curve=curve)
-    swap(emulator.model, adapter)
+    """Train in place."""
+    notes = _notes(work, mark) if resume else {}
+    sites = lora_sites(emulator)
+    set_seed(config.seed)
+    with adapter_trainable(emulator, config) as model:
+        taken = Rate.of(notes["rate"]) if notes else _rate(model, emulator, parts, config)
+        steps = config.steps_for(len(parts.train))
+        curve = fit(
+            model, parts.train, parts.heldout, config.training(steps, taken.lr), loss=answer_loss,
+            collate=pad(emulator.padding), work=work, mark=mark, resume=resume, notes={"rate": asdict(taken)},
+            what=what,
+        )  # fmt: skip
+        found = lora_tensors(model, sites) if config.lora_rank else None
+    adapter = _adapter(emulator, config, found, taken.lr)
+    adapter.curve, adapter.rate = curve, taken
+    adapter.config = replace(config, epochs=None, steps=steps, lr=taken.lr)
     return adapter
 
 
-def _set_aside(rows: list[Encoded], config: TuneConfig) -> tuple[list[Encoded], list[Encoded]]:
-    """Rows to train on, rows to stop early on: a random choice that the seed decides."""
-    count = min(config.heldout, len(rows) // 10) if len(rows) >= 20 else 0
-    order = random.Random(config.seed).sample(range(len(rows)), len(rows))
-    return [rows[i] for i in order[count:]], [rows[i] for i in order[:count]]
+def _notes(work: Path, mark: str) -> Mapping[str, Any]:
+    """What the interrupted run in `work` had settled, if it is this one."""
+    facts = checkpoint.facts_of(work)
+    return facts["notes"] if facts.get("mark") == mark else {}
 
 
-@contextmanager
-def _trainable(emulator: Emulator, config: TuneConfig) -> Iterator[torch.nn.Module]:
-    """The emulator's model with just the adapter to be trained; as it was, afterwards."""
-    if config.lora_rank:
-        with _with_lora(emulator, config) as wrapped:
-            yield wrapped
-        return
-    with trainable(emulator.model, adapter_tensors(emulator.model, emulator.split).values()):
-        yield emulator.model
+def _rate(model: torch.nn.Module, emulator: Emulator, parts: Parted, config: TuneConfig) -> Rate:
+    if config.lr is not None:
+        return Rate(config.lr, "given")
+    width = emulator.model.config.get_text_config().hidden_size
+    first = rate.by_width(width, lora=config.lora_rank is not None)
+    asked = config.training(config.steps_for(len(parts.train)), first)
+    collate = pad(emulator.padding)
+    return rate.choose(model, parts.train, parts.heldout, asked, loss=answer_loss, collate=collate)
 
 
-@contextmanager
-def _with_lora(emulator: Emulator, config: TuneConfig) -> Iterator[torch.nn.Module]:
-    from peft import LoraConfig, get_peft_model
-
-    lora = LoraConfig(
-        r=config.lora_rank or 0,
-        lora_alpha=config.lora_alpha,
-        target_modules=list(_lora_sites(emulator).values()),
-        fan_in_fan_out=any(adapter_linears(emulator.model, emulator.split).values()),
-        task_type="CAUSAL_LM",
-    )
-    wrapped = get_peft_model(emulator.model, lora)
-    try:
-        yield wrapped
-    finally:
-        bare = base_of(wrapped.unload())
-        bare.requires_grad_(False).train(False)
-        emulator.model = bare
-
-
-def _lora_sites(emulator: Emulator) -> dict[str, str]:
-    """The adapter layers' linear modules: name by place, to name in the emulator's model."""
-    decoder = Decoder.of(emulator.model)
-    places = emulator.split.adapter(len(decoder))
-    return {f"{p}.{name}": decoder.name(i, name) for p, i in places.items() for name in decoder.linears(i)}
-
-
-def _lora(wrapped: torch.nn.Module, sites: Mapping[str, str]) -> dict[str, torch.Tensor]:
-    """What peft trained, by place instead of by the emulator's layer number."""
-    from peft import get_peft_model_state_dict
-
-    tensors = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
-    found = {
-        f"{site}.{part}": tensors[f"base_model.model.{name}.{part}"].detach().clone()
-        for site, name in sites.items()
-        for part in LORA_PARTS
-    }
-    trained = [name for name, parameter in wrapped.named_parameters() if parameter.requires_grad]
-    assert len(trained) == len(found), f"peft trained more than was asked: {trained}"
-    return found
+def _adapter(emulator: Emulator, config: TuneConfig, found: dict[str, torch.Tensor] | None, lr: float) -> Tuned:
+    tensors = found or Adapter.of(emulator.model, emulator.origin).tensors
+    if not all(map(bundle.finite, tensors.values())):
+        raise UserError(f"The tuning ran away to NaN or infinity; take an lr lower than {lr:g}.")
+    if config.lora_rank is None:
+        return Tuned(tensors, emulator.origin, emulator.digest)
+    lora = Lora(rank=config.lora_rank, alpha=config.lora_alpha)
+    adapter = Tuned(tensors, emulator.origin, emulator.digest, lora)
+    swap(emulator.model, adapter)
+    return adapter

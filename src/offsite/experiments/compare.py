@@ -7,7 +7,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from offsite.bundles.adapter import Adapter, adapter_tensors, swap
 from offsite.bundles.emulator import Emulator
 from offsite.data.examples import Example
 from offsite.data.tasks import Task, examples, load
-from offsite.data_owner.tune import TuneConfig, tune
+from offsite.data_owner.config import TuneConfig
+from offsite.data_owner.tune import learning_rate, tune
 from offsite.errors import UserError
 from offsite.files.atomic import alone_in_work, remove, write_text
 from offsite.model.modes import move
@@ -29,6 +30,7 @@ from offsite.owner.plug import plug
 from offsite.provenance import versions
 from offsite.results.schema import ROWS
 from offsite.scoring import evaluate
+from offsite.training.rate import Rate
 
 TaskScores = dict[str, dict[str, Any]]
 """Scores of one row by task: the fields of `Score`, as JSON."""
@@ -144,6 +146,23 @@ class Bench:
         rows = [row.key for row in ROWS if (row.key in ("zero_shot", "fine_tuned")) == (name is None)]
         return [row for row in rows if not self.cache.has(here.key(row))]
 
+    def rate(self, experiment: Experiment) -> Rate:
+        """The learning rate of every tuning of the `experiment`, with any seed.
+
+        As asked; or else chosen once, in the full model, and kept.
+        """
+        config = replace(experiment.config, seed=0)
+        if config.lr is not None:
+            return Rate(config.lr, "given")
+
+        def make() -> dict[str, Any]:
+            whole = lossless(self.model, self.split, self.tokenizer)
+            return asdict(learning_rate(whole, experiment.train, config))
+
+        about = _training(replace(experiment, config=config))
+        found = self.cache.once({"stage": "learning_rate", "model": self.digest, **about}, make)
+        return Rate.of(found)
+
     @functools.cached_property
     def digest(self) -> str:
         """Stands for the model, its split, its tokenizer, and what runs them: libraries, device, precision."""
@@ -176,15 +195,17 @@ def compare(model: PreTrainedModel, emulator: Emulator, experiment: Experiment, 
     ends = bench.ends(experiment)
     trial = bench.trial(name, lambda: emulator, experiment)
     rows = ends["rows"] | trial["rows"]
+    rate = bench.rate(experiment)
     return {
         "rows": {row.key: rows[row.key] for row in ROWS},
         "keep": trial["stored"],
         "method": emulator.method,
         "split": asdict(emulator.split),
-        "tuning": asdict(experiment.config),
+        "tuning": asdict(replace(experiment.config, lr=rate.lr)),
+        "learning_rate": asdict(rate),
         "limit": experiment.limit,
         "sources": {task.name: task.source for task in experiment.tasks},
-        "notes": bench.notes(experiment),
+        "notes": [*bench.notes(experiment), *([] if rate.how == "given" else [str(rate)])],
         "curves": {"fine_tuned": ends["curve"], "emulator_tuned": trial["curve"]},
         "seconds": ends["seconds"] | trial["seconds"],
     }
@@ -266,7 +287,8 @@ class _Stages:
         def make() -> list[Any]:
             what = "Tuning the emulator" if self.about["emulator"] else "Fine-tuning"
             asked = self.experiment
-            fresh = tune(self.emulator(), asked.train, asked.config, work=self._work, resume=True, what=what)
+            config = replace(asked.config, lr=self.bench.rate(asked).lr)
+            fresh = tune(self.emulator(), asked.train, config, work=self._work, resume=True, what=what)
             fresh.save(self._bundle)
             tuned.append(fresh)
             return [point._asdict() for point in fresh.curve]
@@ -295,10 +317,14 @@ class _Stages:
 
     @functools.cached_property
     def _training(self) -> dict[str, Any]:
-        """What decides a tuned adapter besides the emulator."""
-        config = {name: value for name, value in asdict(self.experiment.config).items() if name != "report_to"}
-        read = [(example.pieces, example.closed) for example in self.experiment.train]
-        return {"train": _digest(read), "config": config}
+        return _training(self.experiment)
+
+
+def _training(experiment: Experiment) -> dict[str, Any]:
+    """What decides a tuned adapter besides the emulator."""
+    config = {name: value for name, value in asdict(experiment.config).items() if name != "report_to"}
+    read = [(example.pieces, example.closed) for example in experiment.train]
+    return {"train": _digest(read), "config": config}
 
 
 def _asked(experiment: Experiment) -> str:

@@ -20,7 +20,8 @@ from offsite.files.atomic import alone_in_work
 from offsite.model.decoder import Decoder, longest, output_at, own
 from offsite.model.harmonizers import harmonizer_tensors
 from offsite.training.batches import Batch
-from offsite.training.loop import Loss, Point, TrainConfig, fit, trainable
+from offsite.training.config import TrainConfig
+from offsite.training.loop import Loss, Point, fit, trainable
 
 
 @dataclass(frozen=True)

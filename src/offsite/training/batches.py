@@ -29,6 +29,13 @@ def answer_loss(model: nn.Module, batch: Batch) -> Tensor:
     return cross_entropy(logits.float().flatten(0, 1), targets[:, columns].flatten(), ignore_index=-100)
 
 
+def learnt(batch: Batch) -> int:
+    """How many tokens of a batch are learnt: those with a label, or all where there are no labels."""
+    if "labels" not in batch:
+        return batch["input_ids"].numel()
+    return int((batch["labels"][:, 1:] != -100).sum())
+
+
 def pad(pad_id: int) -> Callable[[list[Any]], Batch]:
     """Return a collator of rows of `input_ids` and `labels`, padding on the right to the longest."""
 

@@ -56,13 +56,18 @@ def has_checkpoint(work: Path) -> bool:
     return last_step(work) is not None
 
 
-def mark_of(work: Path) -> str | None:
-    """The fingerprint of the interrupted run in `work`; None if there is none."""
+def facts_of(work: Path) -> Facts:
+    """The facts of the newest checkpoint in `work`; none if there is none."""
     step = last_step(work)
     if step is None:
-        return None
+        return {}
     with safe_open(work / f"checkpoint-{step}" / _FILE, framework="pt") as file:
-        return str(_facts(file)["mark"])
+        return _facts(file)
+
+
+def mark_of(work: Path) -> str | None:
+    """The fingerprint of the interrupted run in `work`; None if there is none."""
+    return facts_of(work).get("mark")
 
 
 def optimizer_state(parameters: Mapping[str, nn.Parameter], optimizer: Optimizer) -> dict[str, Tensor]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from offsite.errors import UserError
 from offsite.files.atomic import empty
@@ -19,8 +20,9 @@ from offsite.model.decoder import base_of
 from offsite.model.precision import attention_for, bf16_pays, cast_once
 from offsite.progress import bar
 from offsite.training import checkpoint
-from offsite.training.batches import Batch, batches, schedule
-from offsite.training.trackers import check_trackers, tracking
+from offsite.training.batches import Batch, batches, learnt, schedule
+from offsite.training.config import TrainConfig
+from offsite.training.trackers import tracking
 
 _CHECK_EVERY = 10  # steps, at the least: a check costs about as much as two of them
 _LARGEST = 1.0  # norm of a step's gradient; a larger one is scaled down
@@ -28,35 +30,8 @@ _LARGEST = 1.0  # norm of a step's gradient; a larger one is scaled down
 Loss = Callable[[nn.Module, Batch], Tensor]
 
 
-@dataclass(frozen=True)
-class TrainConfig:
-    """How long and how fast to train."""
-
-    steps: int = 150
-    """Optimizer steps, at the most: early stopping may end sooner."""
-    batch_size: int = 8
-    """Examples in one step."""
-    lr: float = 2e-4
-    """Peak learning rate of AdamW; warmed up over a twentieth of the steps, then a cosine down to zero."""
-    seed: int = 0
-    """Of the order of the examples, dropout and fresh LoRA weights."""
-    checks: int = 5
-    """How often, over the run, the held-out loss is taken and a checkpoint is written."""
-    patience: int = 2
-    """Stop after so many checks in a row without a better held-out loss."""
-    report_to: tuple[str, ...] = ()
-    """Trackers, by accelerate's names (tensorboard, mlflow, trackio, wandb); none: local files only.
-
-    Tensorboard's files go to ./runs, or where TENSORBOARD_LOGGING_DIR says; the others have their own settings.
-    """
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "lr", "checks", "patience"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"{name} must be above zero, not {getattr(self, name)}.")
-        if not 0 <= self.seed < 2**32:
-            raise UserError(f"seed must be from 0 to {2**32 - 1}, not {self.seed}.")
-        check_trackers(self.report_to)
+class RunawayError(UserError):
+    """The loss went to NaN or infinity."""
 
 
 class Point(NamedTuple):
@@ -101,31 +76,31 @@ def fit(
     *,
     loss: Loss,
     collate: Callable[[list[Any]], Batch],
-    work: Path,
-    mark: str,
-    resume: bool,
+    work: Path | None,
+    mark: str = "",
+    resume: bool = False,
+    notes: Mapping[str, Any] | None = None,
     what: str,
 ) -> list[Point]:
     """Train what requires gradients in `model`, in place, and return the curve.
 
-    `train` and `heldout` are rows with `input_ids`. Checkpoints go to `work`; `resume` reads them if they have
-    the same `mark`, a fingerprint of all that decides the result. If there are `heldout` rows, the weights with
-    the best loss on them stay.
+    `train` and `heldout` are rows with `input_ids`. Checkpoints go to `work`, with `notes` (JSON); `resume`
+    reads them if they have the same `mark`, a fingerprint of all that decides the result. If there are
+    `heldout` rows, the weights with the best loss on them stay, be they those before the first step. Without
+    `work` the last weights stay, and nothing is written.
     """
     every = max(_CHECK_EVERY, math.ceil(config.steps / config.checks))
-    if not (resume and checkpoint.mark_of(work) == mark):
+    if work and not (resume and checkpoint.mark_of(work) == mark):
         empty(work)
-    longest = max(len(row["input_ids"]) for row in train)
-    half = base_of(model).dtype != torch.float32  # float32 adapters in a model of half precision need autocast
-    fast = half or bf16_pays()
     torch.manual_seed(config.seed)
     with (
         tracking(config.report_to, asdict(config)) as accelerator,
-        attention_for(base_of(model), longest),
-        cast_once(model) if fast else nullcontext(),
+        prepared(model, train, config.gradient_checkpointing) as fast,
     ):
-        training = _Fit(model, train, heldout, config, loss, collate, accelerator, fast, work, mark, every)
+        kept = (work, {"mark": mark, "notes": dict(notes or {})})
+        training = _Fit(model, train, heldout, config, loss, collate, accelerator, fast, *kept, every)
         try:
+            training.look_before()
             run(training, config.steps, every=every, what=what)
             training.take_best()
         finally:
@@ -146,23 +121,29 @@ class _Fit:
         collate: Callable[[list[Any]], Batch],
         accelerator: Accelerator,
         fast: bool,
-        work: Path,
-        mark: str,
+        work: Path | None,
+        about: Mapping[str, Any],
         every: int,
     ) -> None:
         self.config, self.accelerator, self.fast = config, accelerator, fast
-        self.loss, self.collate, self.work, self.mark = loss, collate, work, mark
-        order = schedule([len(row["input_ids"]) for row in train], config.steps, config.batch_size, config.seed)
-        self.batches = batches([train[i] for i in order], config.batch_size)
-        self.heldout = batches(sorted(heldout, key=lambda row: len(row["input_ids"])), config.batch_size)
+        self.loss, self.collate, self.work, self.about = loss, collate, work, about
+        size = config.examples_a_step
+        order = schedule([len(row["input_ids"]) for row in train], config.steps, size, config.seed)
+        self.batches = batches([train[i] for i in order], size)
+        self.heldout = batches(sorted(heldout, key=lambda row: len(row["input_ids"])), size)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        optimizer = torch.optim.AdamW(self.parameters.values(), lr=config.lr, weight_decay=0.0, fused=True)
+        back = self.parameters if work and heldout else {}  # what a tuning that only does harm goes back to
+        self.before = {name: p.detach().to("cpu", copy=True) for name, p in back.items()}
+        optimizer = torch.optim.AdamW(
+            self.parameters.values(), lr=config.lr, weight_decay=config.weight_decay, fused=True
+        )
         self.model, self.optimizer = accelerator.prepare(model.train(), optimizer)
         # a logged loss is a mean since the one before, of which a resumed run knows nothing
         self.logged = max(n for n in range(1, max(1, config.steps // 30) + 1) if every % n == 0)
         self.summed = torch.zeros((), device=accelerator.device)
         self.done, self.over, self.note = 0, False, ""
-        self.best, self.best_step, self.waited = math.inf, 0, 0
+        self.best, self.waited = math.inf, 0
+        self.best_step: int | None = None
         self.points: dict[int, Point] = {}
         self.restore()
 
@@ -176,16 +157,22 @@ class _Fit:
         rate = self.config.lr * _rate(self.done, self.config.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        loss = self._loss(self.batches[self.done])
-        self.accelerator.backward(loss)
+        for loss in self._losses(self.batches[self.done]):
+            self.accelerator.backward(loss)
+            self.summed += loss.detach()
         norm = self.accelerator.clip_grad_norm_(self.parameters.values(), _LARGEST)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.done += 1
-        self.summed += loss.detach()
         if self.done % self.logged == 0:
             self._log({"learning_rate": rate, "grad_norm": float(norm)})
         return self.note
+
+    def look_before(self) -> None:
+        """Evaluate before the first step: what a tuning has to better."""
+        if self.before and not self.done:
+            self._evaluate()
+            self.waited, self.over = 0, False
 
     def check(self) -> None:
         """Evaluate on the held-out rows, if there are any, and save a checkpoint."""
@@ -193,17 +180,22 @@ class _Fit:
             self._evaluate()
         self._save()
 
-    def _loss(self, rows: list[Any]) -> Tensor:
+    def _losses(self, rows: list[Any]) -> Iterator[Tensor]:
+        """The loss of a step's rows in parts, one a pass, each weighted by the tokens that are learnt in it."""
+        passes = [self.collate(part) for part in batches(rows, self.config.batch_size)]
+        counts = [learnt(batch) for batch in passes]
         device = self.accelerator.device
-        batch = {name: tensor.to(device) for name, tensor in self.collate(rows).items()}
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.fast):
-            return self.loss(self.model, batch)
+        for batch, count in zip(passes, counts, strict=True):
+            there = {name: tensor.to(device) for name, tensor in batch.items()}
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.fast):
+                part = self.loss(self.model, there)
+            yield part * (count / sum(counts))
 
     def _log(self, more: dict[str, float]) -> None:
         loss = self.summed.item() / self.logged
         self.summed.zero_()
         if not math.isfinite(loss):
-            raise UserError(
+            raise RunawayError(
                 f"The training ran away to NaN or infinity by step {self.done}; take an lr lower than "
                 f"{self.config.lr:g}."
             )
@@ -215,7 +207,7 @@ class _Fit:
     @torch.no_grad()
     def _evaluate(self) -> None:
         self.model.eval()
-        losses = [self._loss(rows).expand(len(rows)) for rows in self.heldout]
+        losses = [torch.stack(list(self._losses(rows))).sum().expand(len(rows)) for rows in self.heldout]
         self.model.train()
         mean = float(torch.cat(losses).cpu().numpy().mean())
         logged = self.points.get(self.done)
@@ -228,17 +220,19 @@ class _Fit:
         self.over = self.waited >= self.config.patience
 
     def _save(self) -> None:
+        if self.work is None:
+            return
         tensors = checkpoint.optimizer_state(self.parameters, self.optimizer) | _random_state(self.accelerator)
         facts = {
-            "mark": self.mark, "done": self.done, "over": self.over, "waited": self.waited,
+            **self.about, "done": self.done, "over": self.over, "waited": self.waited,
             "best": self.best, "best_step": self.best_step, "curve": self.curve,
         }  # fmt: skip
-        checkpoint.write(self.work, self.done, tensors, facts, best=self.best_step or None)
+        checkpoint.write(self.work, self.done, tensors, facts, best=self.best_step)
 
     def restore(self) -> None:
         """Go on from the newest checkpoint, if there is one."""
-        step = checkpoint.last_step(self.work)
-        if step is None:
+        step = checkpoint.last_step(self.work) if self.work else None
+        if self.work is None or step is None:
             return
         tensors, facts = checkpoint.read(self.work, step)
         checkpoint.restore_optimizer(self.parameters, self.optimizer, tensors)
@@ -250,10 +244,41 @@ class _Fit:
     @torch.no_grad()
     def take_best(self) -> None:
         """Set the weights to those with the best held-out loss, if they are not there already."""
-        if self.best_step not in (0, self.done):
-            tensors, _ = checkpoint.read(self.work, self.best_step)
+        if self.work and self.best_step not in (None, self.done):
+            tensors = self.before if self.best_step == 0 else checkpoint.read(self.work, self.best_step)[0]
             for name, parameter in self.parameters.items():
                 parameter.copy_(tensors[name])
+
+
+@contextmanager
+def prepared(model: nn.Module, rows: Sequence[Mapping[str, Any]], checkpointing: bool) -> Iterator[bool]:
+    """Within, passes over `rows` are as fast as this machine makes them; yields whether to autocast."""
+    base = base_of(model)
+    longest = max(len(row["input_ids"]) for row in rows)
+    half = base.dtype != torch.float32  # float32 adapters in a model of half precision need autocast
+    fast = half or bf16_pays()
+    with (
+        attention_for(base, longest),
+        cast_once(model) if fast else nullcontext(),
+        _recomputing(base) if checkpointing else nullcontext(),
+    ):
+        yield fast
+
+
+@contextmanager
+def _recomputing(model: PreTrainedModel) -> Iterator[None]:
+    """Within, a layer's activations are computed again for its gradients."""
+    if not model.supports_gradient_checkpointing:
+        raise UserError(
+            f"A model of type {model.config.model_type!r} has no gradient checkpointing; leave it away, and "
+            "take a smaller batch size with accumulate in its place."
+        )
+    untyped: Any = model
+    untyped.activation_checkpointing_enable({"use_reentrant": False})
+    try:
+        yield
+    finally:
+        untyped.activation_checkpointing_disable()
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from offsite.owner.methods.identity import identity
 from offsite.owner.parts import MARK, Parts
 from offsite.owner.profile import CARD
 from offsite.results.statistics import Estimate
+from offsite.training.rate import Rate
 
 __all__ = ["Candidate", "Frontier", "Wish", "explore"]
 
@@ -86,6 +87,8 @@ class Frontier:
     """How many settings made an emulator that others had made already, and are left out."""
     failed: Sequence[str] = ()
     """A sentence for each of which there are no figures, or no scores."""
+    rate: Rate | None = None
+    """The learning rate of every tuning."""
 
     @property
     def chosen(self) -> int | None:
@@ -103,6 +106,7 @@ class Frontier:
             "points": [_as_json(point) for point in self.points],
             "frontier": choose.undominated(self.points),
             "ends": self.ends,
+            "learning_rate": asdict(self.rate) if self.rate else None,
             "wish": {name: wished and str(wished) for name, wished in vars(self.wish).items()},
             "chosen": self.chosen,
             "closest": choose.choose(self.points, self.wish)[1],
@@ -137,6 +141,8 @@ def explore(
     """
     wish = wish or Wish()
     benches = {each.split: Bench(model, tokenizer, each.split, Cache(work)) for each in candidates}
+    rate = benches[candidates[0].split].rate(experiment)
+    experiment = replace(experiment, config=replace(experiment.config, lr=rate.lr))
     failed: list[str] = []
     known = _estimated(benches, candidates, tokens, experiment, failed)
     same = len(candidates) - len(known) - len(failed)
@@ -159,7 +165,7 @@ def explore(
         score(choose.next_to_score(points, wish))
     if all(point.rows is None for point in points):
         raise UserError(failed[-1])
-    return Frontier(points, ends(known[0][0].split), wish, same, failed)
+    return Frontier(points, ends(known[0][0].split), wish, same, failed, rate)
 
 
 def _estimated(

@@ -196,7 +196,8 @@ class _Cost:
     def _seen(self, word: str) -> float:
         """Tokens of one tuning, about."""
         config, lengths = self.recipe.config(0), self._lengths(word)
-        return config.steps * config.batch_size * sum(lengths) / len(lengths)
+        rows = len(tasks.examples(word)) if at_hand(word) else _QUESTIONS
+        return config.steps_for(rows) * config.examples_a_step * sum(lengths) / len(lengths)
 
     def _lengths(self, word: str) -> list[float]:
         """Tokens of some examples, about."""

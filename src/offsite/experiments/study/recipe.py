@@ -12,7 +12,7 @@ from pydantic import model_validator as after
 
 from offsite.data import DEFAULT_TEXT, tasks
 from offsite.data.rows import read_utf8
-from offsite.data_owner.tune import TuneConfig
+from offsite.data_owner.config import TuneConfig
 from offsite.errors import UserError, brief, did_you_mean
 from offsite.experiments.study.chain import Chain, word_of
 from offsite.model import loading
@@ -91,9 +91,12 @@ class Recipe(BaseModel):
     train: _Task | None = None
     """What to tune on for every task; none: each task's own train split."""
     seeds: Annotated[tuple[_Seed, ...], *_Several] = (0,)
-    steps: int = TuneConfig.steps
-    """Optimizer steps of each tuning, at the most."""
-    lr: float = TuneConfig.lr
+    epochs: float | None = None
+    """How often each tuning sees each row, at the most; without epochs and steps as `tune` has it."""
+    steps: int | None = None
+    """Optimizer steps of each tuning, at the most, in place of epochs."""
+    lr: float | None = None
+    """Peak learning rate of all tunings; none: chosen once in the full model, for each set of rows tuned on."""
     batch_size: int = TuneConfig.batch_size
     lora_rank: int | None = None
     """Train a LoRA of this rank; none: whole layers."""
@@ -128,8 +131,10 @@ class Recipe(BaseModel):
 
     def config(self, seed: int) -> TuneConfig:
         """Of each tuning with this seed."""
-        asked = {"steps": self.steps, "lr": self.lr, "batch_size": self.batch_size}
-        return TuneConfig(**asked, lora_rank=self.lora_rank, seed=seed)  # type: ignore[arg-type]
+        return TuneConfig(
+            epochs=self.epochs, steps=self.steps, lr=self.lr, batch_size=self.batch_size,
+            lora_rank=self.lora_rank, seed=seed,
+        )  # fmt: skip
 
     def text_of(self, cell: Cell) -> str:
         """The public text for a cell: mixtures without the tasks that it trains on or scores."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -113,11 +114,18 @@ def run(
     runs, failed = study.run(say)
     asked = [study.task(word) for word in recipe.tasks]
     first = [cell for cell in recipe.cells() if not cell.chain and cell.seed == recipe.seeds[0]]
-    notes = [note for cell in first for note in study.bench.notes(study.experiment(cell))]
+    asked_first = list(map(study.experiment, first))
+    notes = [note for experiment in asked_first for note in study.bench.notes(experiment)]
+    rates = {
+        task.name: asdict(study.bench.rate(experiment))
+        for experiment in asked_first
+        for task in experiment.tasks
+    }
     return {
         "kind": "study",
         "recipe": recipe.model_dump(mode="json"),
         "runs": runs,
+        "learning_rates": rates,
         "sources": {task.name: task.source for task in asked},
         "notes": [*dict.fromkeys(notes), *tasks.left_out(recipe.texts), *failed],
     }
