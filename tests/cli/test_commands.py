@@ -329,7 +329,7 @@ ROWS = ["zero_shot", "fine_tuned", "emulator_zero_shot", "emulator_tuned", "plug
 KEYS = {
     "rows", "keep", "seconds", "call", "versions", "seed",  # those that are promised
     "method", "split", "tuning", "limit", "sources", "notes", "curves", "model", "train", "date", "machine",
-    "judged",
+    "judged", "learning_rate",
 }  # fmt: skip
 
 

@@ -242,4 +242,5 @@ def _of_heldout(heldout: Mapping[int, float], kept: int) -> str:
             "take a lower --lr, or other rows."
         )
     best = f"{heldout[kept]:.2f} at best, after {kept} steps: those are kept."
-    return f"Held-out loss: {heldout[0]:.2f} before, {best}"
+    first = min(heldout)
+    return f"Held-out loss: {heldout[first]:.2f} {f'after {first} steps' if first else 'before'}, {best}"

@@ -78,7 +78,7 @@ def tune(
     """Tune the adapter layers of `emulator` on `examples`, answer tokens only, and return them.
 
     In place: afterwards the emulator holds the tuned adapter; nothing else in it has changed. It is never worse
-    than before on rows held out: those of `heldout`, or some of the `examples` where there are twenty or more.
+    than before on rows held out, where those are four or more: `heldout`, or a tenth of twenty `examples` or more.
     Checkpoints go to `work` (a temporary folder if none), from which `resume` continues to the same result.
     Raises UserError where there is nothing to learn from, where `resume` finds a run of other data or settings,
     and where the numbers run away to NaN or infinity.

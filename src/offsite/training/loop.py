@@ -25,6 +25,7 @@ from offsite.training.config import TrainConfig
 from offsite.training.trackers import tracking
 
 _CHECK_EVERY = 10  # steps, at the least: a check costs about as much as two of them
+_JUDGES = 4  # held-out rows, at the least, by which the weights before the first step may win: two are chance
 _LARGEST = 1.0  # norm of a step's gradient; a larger one is scaled down
 
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -86,8 +87,8 @@ def fit(
 
     `train` and `heldout` are rows with `input_ids`. Checkpoints go to `work`, with `notes` (JSON); `resume`
     reads them if they have the same `mark`, a fingerprint of all that decides the result. If there are
-    `heldout` rows, the weights with the best loss on them stay, be they those before the first step. Without
-    `work` the last weights stay, and nothing is written.
+    `heldout` rows, the weights with the best loss on them stay, with four or more be they those before the
+    first step. Without `work` the last weights stay, and nothing is written.
     """
     every = max(_CHECK_EVERY, math.ceil(config.steps / config.checks))
     if work and not (resume and checkpoint.mark_of(work) == mark):
@@ -132,7 +133,7 @@ class _Fit:
         self.batches = batches([train[i] for i in order], size)
         self.heldout = batches(sorted(heldout, key=lambda row: len(row["input_ids"])), size)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        back = self.parameters if work and heldout else {}  # what a tuning that only does harm goes back to
+        back = self.parameters if work and len(heldout) >= _JUDGES else {}  # what a tuning that only does harm goes back to
         self.before = {name: p.detach().to("cpu", copy=True) for name, p in back.items()}
         optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=config.lr, weight_decay=config.weight_decay, fused=True
