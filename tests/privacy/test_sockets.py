@@ -50,7 +50,7 @@ def test_the_libraries_are_told_not_to_tell(monkeypatch):
 
 def test_nothing_is_tracked_unless_it_is_asked_for():
     """accelerate starts the trackers that it is given by name, and no others."""
-    from offsite.training.loop import TrainConfig
+    from offsite.training.config import TrainConfig
     from offsite.training.trackers import tracking
 
     with tracking(TrainConfig().report_to, {}) as accelerator:

@@ -22,7 +22,7 @@ from offsite.owner.blueprint import Place
 from offsite.owner.build import build
 from offsite.training.batches import answer_loss, pad, schedule
 from offsite.training.checkpoint import has_checkpoint, last_step
-from offsite.training.loop import TrainConfig
+from offsite.training.config import TrainConfig
 from offsite.training.trackers import check_trackers
 from tests.families import tiny_model
 from tests.test_laws import EXAMPLES, same

@@ -12,8 +12,7 @@ from functools import cached_property
 from itertools import chain, cycle, islice
 from typing import TYPE_CHECKING, TypeAlias
 
-from offsite.data.encoding import DATE
-from offsite.data.examples import Example
+from offsite.data.examples import DATE, Example
 from offsite.errors import UserError
 from offsite.progress import track
 from offsite.untrusted.chat_renderer import Write, writer
