@@ -77,8 +77,8 @@ def tune(
 ) -> Tuned:
     """Tune the adapter layers of `emulator` on `examples`, answer tokens only, and return them.
 
-    In place: afterwards the emulator holds the tuned adapter; nothing else in it has changed. It is never worse
-    than before on rows held out, where those are four or more: `heldout`, or a tenth of twenty `examples` or more.
+    In place: afterwards the emulator holds the tuned adapter; nothing else in it has changed. On rows held out
+    it is never worse than before, where those are four or more: `heldout`, or a tenth of the `examples`.
     Checkpoints go to `work` (a temporary folder if none), from which `resume` continues to the same result.
     Raises UserError where there is nothing to learn from, where `resume` finds a run of other data or settings,
     and where the numbers run away to NaN or infinity.

@@ -133,7 +133,9 @@ class _Fit:
         self.batches = batches([train[i] for i in order], size)
         self.heldout = batches(sorted(heldout, key=lambda row: len(row["input_ids"])), size)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        back = self.parameters if work and len(heldout) >= _JUDGES else {}  # what a tuning that only does harm goes back to
+        back = (
+            self.parameters if work and len(heldout) >= _JUDGES else {}
+        )  # what a tuning that only does harm goes back to
         self.before = {name: p.detach().to("cpu", copy=True) for name, p in back.items()}
         optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=config.lr, weight_decay=config.weight_decay, fused=True
