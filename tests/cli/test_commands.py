@@ -321,6 +321,7 @@ class TestEvaluate:
         table = command(*call, "--force")
         assert table.code == 0
         assert "questions" in table.out
+        assert "…" not in table.out, "eighty columns are enough"
         assert names(here) == ["s.json", "thesis"]
 
 
