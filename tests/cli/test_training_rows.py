@@ -105,3 +105,18 @@ def test_a_date_that_is_none_is_refused(world, here):
     data = write_jsonl(here / "d.jsonl", PAIRS)
     line = ("tune", world / "emulator", "--data", data, "-o", here / "ad", "--date", "31.12.1999")
     assert "date must be a day such as 2025-01-01, not '31.12.1999'" in refused(here, *line)
+
+
+def test_what_it_will_do_is_said_before_and_every_setting_is_in_the_receipt(world, here):
+    own = write_jsonl(here / "own.jsonl", PAIRS[:5])
+    words = ["--eval-data", own, "--accumulate", "2", "--gradient-checkpointing", "--weight-decay", "0.01"]
+    ran, receipt = _tuned(world, here, PAIRS, *words, "--lora-rank", "2", "--lora-alpha", "8")
+    assert "  8 rows to tune on, each about 4 times, and 5 held out; 4 steps of 8, about " in ran.err
+    assert ran.json["plan"] == receipt["plan"]
+    asked = {"accumulate": 2, "gradient_checkpointing": True, "weight_decay": 0.01, "lora_alpha": 8, "steps": 4}
+    assert {name: receipt["config"][name] for name in asked} == asked
+    assert receipt["eval_data"] == str(own)
+    assert receipt["learning_rate"]["how"] == "width"
+    assert receipt["config"]["lr"] == receipt["learning_rate"]["lr"]
+    alone = ("tune", world / "emulator", "--data", own, "-o", here / "other", "--lora-alpha", "8")
+    assert "add --lora-rank" in refused(here, *alone)

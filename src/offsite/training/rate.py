@@ -86,7 +86,7 @@ def choose(
     tried = {}
     for lr in (config.lr * share for share in _SHARES):
         try:
-            what = f"Trying a learning rate of {lr:.1e}"
+            what = "Trying a learning rate"
             trial = replace(short, lr=lr)
             curve = fit(model, train, heldout, trial, loss=loss, collate=collate, work=None, what=what)
             tried[lr] = curve[-1].heldout
