@@ -140,10 +140,12 @@ def test_without_pip_the_refusal_says_how_to_get_it(tmp_path):
         "except errors.UserError as error:\n"
         "    sys.exit(str(error))\n"
     )
+    import platformdirs
     import rich
 
-    here = Path(rich.__file__).parent
-    (tmp_path / "rich").symlink_to(here)  # what wheels needs besides the standard library
+    for needed in (rich, platformdirs):  # what wheels needs besides the standard library
+        here = Path(needed.__file__).parent
+        (tmp_path / here.name).symlink_to(here)
     source = str(Path(wheels.__file__).parents[2])
     run = subprocess.run(
         [sys.executable, "-I", "-S", "-c", code, source, str(tmp_path)],
