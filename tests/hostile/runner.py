@@ -205,7 +205,8 @@ def undue(path: str, flags: object) -> str:
     if path.startswith(_SYSTEM):
         return ""
     if isinstance(flags, int) and flags & _WRITING:
-        return "writing"
+        # in a folder itself only a file without a name is opened: whether the output's place takes one
+        return "" if path == str(Path.cwd()) else "writing"
     return "" if path.startswith((*_OWN, *theirs)) else "reading"
 
 
