@@ -21,7 +21,7 @@ test: $(STAMP) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS)
 
 slow: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long $(WORKERS) --dist worksteal
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m slow
 
 # Hostile bundles by the thousand: FUZZ_SECONDS=3600, or CASES=100000 whatever the time; failing cases go to fuzz-failures/.

@@ -46,9 +46,9 @@ def test_what_is_wrong_is_named(kind, change):
 @pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="a peak of memory is read from /proc")
 def test_a_few_cases_are_clean_refusals_and_successes(tmp_path):
-    command = [sys.executable, "-m", "tests.hostile.fuzz", "--cases", "100", "--seconds", "0", "--jobs", "2"]
+    command = [sys.executable, "-m", "tests.hostile.fuzz", "--cases", "48", "--seconds", "0", "--jobs", "2"]
     ran = subprocess.run([*command, "--keep", tmp_path], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-1000:]
-    alone = re.search(r"^100 cases in .*, (\d+) of them in a fork of their own", ran.stdout, re.MULTILINE)
+    alone = re.search(r"^48 cases in .*, (\d+) of them in a fork of their own", ran.stdout, re.MULTILINE)
     assert alone, ran.stdout
-    assert int(alone[1]) < 50  # a busy machine has some; 96 where each batch ends after its first case
+    assert int(alone[1]) < 24  # a busy machine has some; 46 where each batch ends after its first case
