@@ -24,7 +24,7 @@ import transformers
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
-from offsite.experiments import compare
+from offsite.experiments import cache as stages
 from tests.families import FAMILIES, tiny_model, tiny_tokenizer
 
 
@@ -68,7 +68,7 @@ def interrupted_at(monkeypatch):
 
     @contextmanager
     def within(stage):
-        real, count = compare.write_text, 0
+        real, count = stages.write_text, 0
 
         def killed(path, text):
             nonlocal count
@@ -78,7 +78,7 @@ def interrupted_at(monkeypatch):
             real(path, text)
 
         with monkeypatch.context() as patched:
-            patched.setattr(compare, "write_text", killed)
+            patched.setattr(stages, "write_text", killed)
             with pytest.raises(KeyboardInterrupt):
                 yield
 

@@ -8,7 +8,8 @@ import shlex
 import pytest
 
 from offsite.bundles.emulator import Emulator
-from offsite.experiments import compare as stages
+from offsite.experiments import cache as stages
+from offsite.experiments import compare
 from tests.cli.conftest import command, listing, refused
 from tests.cli.test_bad_input import asked
 
@@ -98,7 +99,7 @@ def test_a_cache_answers_another_wish_without_more_work(world, here, monkeypatch
     more = ("--cache", here / "stages", "--force", "--json")
     first = command(*words, *more).json
     for name in ("evaluate", "tune"):
-        monkeypatch.setattr(stages, name, None)
+        monkeypatch.setattr(compare, name, None)
     second = command(*words, *more, "--min-gap", "-100").json
     assert [point["rows"] for point in second["points"]] == [point["rows"] for point in first["points"]]
     assert second["chosen"] is not None

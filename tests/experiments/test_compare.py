@@ -17,7 +17,8 @@ from offsite.data.tasks import Task
 from offsite.data_owner.tune import TuneConfig
 from offsite.errors import UserError
 from offsite.experiments import compare as module
-from offsite.experiments.compare import Bench, Cache, Experiment, compare
+from offsite.experiments.cache import Cache
+from offsite.experiments.compare import Bench, Experiment, compare
 from offsite.model.precision import autocast
 from offsite.model.split import Split
 from offsite.owner.blueprint import Place

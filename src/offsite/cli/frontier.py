@@ -32,7 +32,6 @@ from offsite.data import DEFAULT_TEXT
 from offsite.files.atomic import staged, write_json
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from offsite.experiments.frontier import Candidate, Frontier
@@ -137,10 +136,13 @@ def command(
     output(out, force, [model, *text.split(","), *(profiles or []), *named, data, *([cache] if cache else [])])
     from offsite.data import tasks
     from offsite.data_owner.config import TuneConfig
-    from offsite.experiments.compare import Bench, Cache, Experiment
+    from offsite.experiments.cache import Cache
+    from offsite.experiments.compare import Bench, Experiment
     from offsite.experiments.frontier import Wish, explore
     from offsite.experiments.frontier.choose import Amount
     from offsite.model import loading
+    from offsite.model.decoder import check_length
+    from offsite.owner.fidelity import held_out
     from offsite.owner.profile import Profile
 
     text = tasks.without(text, [*named, data])
@@ -155,7 +157,8 @@ def command(
     about |= {"train": data, "limit": limit, "tuning": asdict(config), "text": text, "blocks": [blocks, length]}
     experiment = Experiment.of(named, data, config, limit)
     whole, tokenizer = loading.load(model)
-    tokens = _tokens(whole, tokenizer, text, length, blocks)
+    check_length(whole, length)
+    tokens = held_out(tasks.texts(text), tokenizer, length, blocks)
     with stages(cache, beside(out, ".frontier"), _resumable) as work:
         serve = _Profiles(loaded, whole, tokenizer, text, profile_blocks, profile_length, work)
         candidates = [serve.candidate(grid, point) for point in settings]
@@ -172,17 +175,6 @@ def _results(about: dict[str, Any], found: Frontier, notes: list[str], seed: int
 
     results = {"kind": "frontier", **about, **found.as_json(), **record(seed), "command": None}
     return results | {"notes": [*notes, *found.failed]}
-
-
-def _tokens(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, length: int, blocks: int
-) -> Tensor:
-    from offsite.data import tasks
-    from offsite.model.decoder import check_length
-    from offsite.owner.fidelity import held_out
-
-    check_length(model, length)
-    return held_out(tasks.texts(text), tokenizer, length, blocks)
 
 
 def _write(results: dict[str, Any], found: Frontier, serve: _Profiles, grid: Grid, out: Path) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,7 +19,8 @@ from offsite.data.tasks import Task, examples, load
 from offsite.data_owner.config import TuneConfig
 from offsite.data_owner.tune import learning_rate, tune
 from offsite.errors import UserError
-from offsite.files.atomic import alone_in_work, remove, write_text
+from offsite.experiments.cache import Cache, Key
+from offsite.files.atomic import alone_in_work, remove
 from offsite.model.modes import move
 from offsite.model.precision import autocast, bf16_pays
 from offsite.model.split import Split
@@ -40,8 +39,6 @@ _NO_MATTER = {
     "dtype",
     "transformers_version",
 }  # of a config, to what it computes
-Key = Mapping[str, Any]
-"""What decides a value, as JSON; its `stage` names the kind of value."""
 
 
 @dataclass(frozen=True)
@@ -58,41 +55,6 @@ class Experiment:
     def of(cls, words: Sequence[str], train: str, config: TuneConfig, limit: int | None) -> Experiment:
         """By the words for tasks, or files of questions, and for what to train on."""
         return cls([load(word, "test") for word in words], examples(train), config, limit)
-
-
-class Cache:
-    """Finished stages in a folder, found again by what decides them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def once(self, key: Key, make: Callable[[], Any]) -> Any:
-        """The JSON value of `key`, made now unless an earlier call, or an earlier run, did."""
-        return self.timed(key, make)[0]
-
-    def timed(self, key: Key, make: Callable[[], Any]) -> tuple[Any, float]:
-        """The value as of `once`, and how many seconds it took to make, whenever that was."""
-        file = self.place(key, ".json")
-        if not file.is_file():
-            start = time.monotonic()
-            value = make()
-            stored = {"key": key, "value": value, "seconds": time.monotonic() - start}
-            write_text(file, json.dumps(stored))
-        stored = json.loads(file.read_text(encoding="utf-8"))
-        return stored["value"], stored["seconds"]
-
-    def has(self, key: Key) -> bool:
-        """Whether `once` would find the value there."""
-        return self.place(key, ".json").is_file()
-
-    def forget(self, key: Key) -> None:
-        """Let the value be made anew."""
-        self.place(key, ".json").unlink(missing_ok=True)
-
-    def place(self, key: Key, ending: str) -> Path:
-        """Where something that belongs to `key` lies."""
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-        return self.folder / f"{key['stage']}-{digest[:32]}{ending}"
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ import torch
 
 from offsite.data_owner.tune import TuneConfig
 from offsite.errors import UserError
-from offsite.experiments import compare as stages
-from offsite.experiments import frontier
-from offsite.experiments.compare import Bench, Cache
+from offsite.experiments import cache as stages
+from offsite.experiments import compare, frontier
+from offsite.experiments.cache import Cache
+from offsite.experiments.compare import Bench
 from offsite.experiments.frontier import Candidate, Wish, explore
 from offsite.experiments.frontier.choose import Amount
 from offsite.experiments.frontier.grid import parse_split
@@ -123,7 +124,7 @@ def test_killed_after_every_single_stage_it_ends_the_same(whole, exploring, done
 
 def test_what_is_done_is_not_done_again_and_serves_another_wish(exploring, work, monkeypatch):
     for name in ("evaluate", "tune"):
-        monkeypatch.setattr(stages, name, None)
+        monkeypatch.setattr(compare, name, None)
     monkeypatch.setattr("offsite.experiments.frontier.fidelity", None)
     assert exploring(work, wish=Wish(Amount(-100))).chosen is not None
 

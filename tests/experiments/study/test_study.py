@@ -11,7 +11,8 @@ from offsite.data.tasks import definition, examples, load
 from offsite.data_owner.tune import TuneConfig
 from offsite.errors import UserError
 from offsite.experiments import compare
-from offsite.experiments.compare import Bench, Cache, Experiment
+from offsite.experiments.cache import Cache
+from offsite.experiments.compare import Bench, Experiment
 from offsite.experiments.study import forecast as module
 from offsite.experiments.study import run
 from offsite.experiments.study.forecast import forecast

@@ -14,7 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from offsite.bundles.bundle import digest
 from offsite.bundles.emulator import Emulator
 from offsite.errors import UserError
-from offsite.experiments.compare import Bench, Cache, Experiment
+from offsite.experiments.cache import Cache
+from offsite.experiments.compare import Bench, Experiment
 from offsite.experiments.frontier import choose
 from offsite.experiments.frontier.answer import verdict
 from offsite.experiments.frontier.choose import ESTIMATES, FrontierPoint, Wish

@@ -13,7 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from offsite.data import tasks
 from offsite.data.examples import Example
 from offsite.errors import UserError
-from offsite.experiments.compare import Bench, Cache, Experiment
+from offsite.experiments.cache import Cache
+from offsite.experiments.compare import Bench, Experiment
 from offsite.experiments.study.emulators import EmulatorMaker
 from offsite.experiments.study.recipe import Cell, Recipe
 from offsite.files.atomic import alone_in_work
