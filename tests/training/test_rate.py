@@ -17,7 +17,7 @@ from offsite.owner.blueprint import Place
 from offsite.owner.build import build
 from offsite.training import loop, rate
 from offsite.training.config import TrainConfig
-from offsite.training.loop import Point
+from offsite.training.loop import Point, TrainingData
 from offsite.training.rate import Rate, by_width, trial_steps
 from tests.families import tiny_model
 from tests.test_laws import same, state
@@ -121,14 +121,14 @@ def test_the_best_by_held_out_loss_is_taken(monkeypatch, losses, best):
     model, after = torch.nn.Linear(2, 2), list(losses)
     weight = model.weight.detach().clone()
 
-    def fit(model, train, heldout, config, **_):
+    def fit(model, data, config, **_):
         assert torch.equal(model.weight, weight), "each trial starts from the same weights"
         model.weight.data.mul_(2)
         return [Point(config.steps, None, after.pop(0))]
 
     monkeypatch.setattr(rate, "fit", fit)
     asked = TrainConfig(steps=400, lr=2e-4)
-    found = rate.choose(model, [], [{}] * 32, asked, loss=None, collate=None)
+    found = rate.choose(model, TrainingData([], [{}] * 32, loss=None, collate=None), asked)
     assert found.lr == pytest.approx(2e-4 * (1, 1 / 3, 1 / 10)[best])
     assert torch.equal(model.weight, weight)
     assert Rate.of(json.loads(json.dumps(asdict(found)))) == found

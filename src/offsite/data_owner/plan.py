@@ -16,7 +16,7 @@ from offsite.data_owner.config import TuneConfig
 from offsite.data_owner.trainable import adapter_trainable
 from offsite.training.batches import answer_loss, pad
 from offsite.training.loop import prepared
-from offsite.training.rate import trial_steps
+from offsite.training.rate import TRIALS, trial_steps
 
 _FORWARD = 1 / 3  # the share of a pass with gradients that one without takes
 
@@ -59,8 +59,8 @@ def plan(emulator: Emulator, data: Prepared, config: TuneConfig, heldout: Prepar
     parts = Parted.of(data.rows, heldout.rows if heldout else None, config)
     rows, apart = len(parts.train), len(parts.heldout)
     steps = config.steps_for(rows)
-    tries = 0 if config.lr else 3 * trial_steps(steps, apart)
-    checks = config.checks + 1 + (3 if tries else 0)
+    tries = 0 if config.lr else TRIALS * trial_steps(steps, apart)
+    checks = config.checks + 1 + (TRIALS if tries else 0)
     passes = (steps + tries) * config.accumulate + checks * apart / config.batch_size * _FORWARD
     return Plan(
         rows, apart, steps, config.examples_a_step, round(passes * _seconds(emulator, parts, config), 1)

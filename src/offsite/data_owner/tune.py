@@ -26,7 +26,7 @@ from offsite.files.atomic import alone_in_work
 from offsite.model.decoder import longest
 from offsite.training import checkpoint, rate
 from offsite.training.batches import answer_loss, pad
-from offsite.training.loop import Point, fit
+from offsite.training.loop import Point, TrainingData, fit
 from offsite.training.rate import Rate
 
 __all__ = ["TuneConfig", "Tuned", "learning_rate", "training_rows", "tune"]
@@ -143,9 +143,8 @@ def _trained(
         taken = Rate.of(notes["rate"]) if notes else _rate(model, emulator, parts, config)
         steps = config.steps_for(len(parts.train))
         curve = fit(
-            model, parts.train, parts.heldout, config.training(steps, taken.lr), loss=answer_loss,
-            collate=pad(emulator.padding), work=work, mark=mark, resume=resume, notes={"rate": asdict(taken)},
-            what=what,
+            model, _data(emulator, parts), config.training(steps, taken.lr), work=work, mark=mark,
+            resume=resume, notes={"rate": asdict(taken)}, what=what,
         )  # fmt: skip
         found = lora_tensors(model, sites) if config.lora_rank else None
     adapter = _adapter(emulator, config, found, taken.lr)
@@ -166,8 +165,11 @@ def _rate(model: torch.nn.Module, emulator: Emulator, parts: Parted, config: Tun
     width = emulator.model.config.get_text_config().hidden_size
     first = rate.by_width(width, lora=config.lora_rank is not None)
     asked = config.training(config.steps_for(len(parts.train)), first)
-    collate = pad(emulator.padding)
-    return rate.choose(model, parts.train, parts.heldout, asked, loss=answer_loss, collate=collate)
+    return rate.choose(model, _data(emulator, parts), asked)
+
+
+def _data(emulator: Emulator, parts: Parted) -> TrainingData:
+    return TrainingData(parts.train, parts.heldout, answer_loss, pad(emulator.padding))
 
 
 def _adapter(emulator: Emulator, config: TuneConfig, found: dict[str, torch.Tensor] | None, lr: float) -> Tuned:

@@ -21,7 +21,7 @@ from offsite.model.decoder import Decoder, longest, output_at, own
 from offsite.model.harmonizers import harmonizer_tensors
 from offsite.training.batches import Batch
 from offsite.training.config import TrainConfig
-from offsite.training.loop import Loss, Point, fit, trainable
+from offsite.training.loop import Loss, Point, TrainingData, fit, trainable
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,9 @@ def distill(
     mark = _mark(emulator, tokens, config)
     state = emulator.model.state_dict(keep_vars=True)
     with trainable(emulator.model, {id(state[name]): state[name] for name in names}.values()):
-        return fit(
-            emulator.model, [{"input_ids": row} for row in tokens], [], config,
-            loss=_alignment(emulator, model, config.align), collate=_stack,
-            work=work, mark=mark, resume=resume, what="Distilling",
-        )  # fmt: skip
+        rows = [{"input_ids": row} for row in tokens]
+        data = TrainingData(rows, [], _alignment(emulator, model, config.align), _stack)
+        return fit(emulator.model, data, config, work=work, mark=mark, resume=resume, what="Distilling")
 
 
 @alone_in_work

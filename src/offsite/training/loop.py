@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -58,6 +58,16 @@ class Training(Protocol):
         """Evaluate and save."""
 
 
+@dataclass(frozen=True)
+class TrainingData:
+    """Rows with `input_ids`, to train on and held out, and what a batch of them is and loses."""
+
+    train: Sequence[Mapping[str, Any]]
+    heldout: Sequence[Mapping[str, Any]]
+    loss: Loss
+    collate: Callable[[list[Any]], Batch]
+
+
 def run(training: Training, steps: int, *, every: int, what: str) -> None:
     """Train until `steps` are done or it is over, with a check at every so many steps and after the last."""
     with bar(what, steps) as advance:
@@ -71,12 +81,9 @@ def run(training: Training, steps: int, *, every: int, what: str) -> None:
 
 def fit(
     model: nn.Module,
-    train: Sequence[Mapping[str, Any]],
-    heldout: Sequence[Mapping[str, Any]],
+    data: TrainingData,
     config: TrainConfig,
     *,
-    loss: Loss,
-    collate: Callable[[list[Any]], Batch],
     work: Path | None,
     mark: str = "",
     resume: bool = False,
@@ -85,10 +92,10 @@ def fit(
 ) -> list[Point]:
     """Train what requires gradients in `model`, in place, and return the curve.
 
-    `train` and `heldout` are rows with `input_ids`. Checkpoints go to `work`, with `notes` (JSON); `resume`
-    reads them if they have the same `mark`, a fingerprint of all that decides the result. If there are
-    `heldout` rows, the weights with the best loss on them stay, with four or more be they those before the
-    first step. Without `work` the last weights stay, and nothing is written.
+    Checkpoints go to `work`, with `notes` (JSON); `resume` reads them if they have the same `mark`, a
+    fingerprint of all that decides the result. If there are rows held out, the weights with the best loss on
+    them stay, with four or more be they those before the first step. Without `work` the last weights stay, and
+    nothing is written.
     """
     every = max(_CHECK_EVERY, math.ceil(config.steps / config.checks))
     if work and not (resume and checkpoint.mark_of(work) == mark):
@@ -96,10 +103,10 @@ def fit(
     torch.manual_seed(config.seed)
     with (
         tracking(config.report_to, asdict(config)) as accelerator,
-        prepared(model, train, config.gradient_checkpointing) as fast,
+        prepared(model, data.train, config.gradient_checkpointing) as fast,
     ):
         kept = (work, {"mark": mark, "notes": dict(notes or {})})
-        training = _Fit(model, train, heldout, config, loss, collate, accelerator, fast, *kept, every)
+        training = _Fit(model, data, config, accelerator, fast, *kept, every)
         try:
             training.look_before()
             run(training, config.steps, every=every, what=what)
@@ -115,11 +122,8 @@ class _Fit:
     def __init__(
         self,
         model: nn.Module,
-        train: Sequence[Mapping[str, Any]],
-        heldout: Sequence[Mapping[str, Any]],
+        data: TrainingData,
         config: TrainConfig,
-        loss: Loss,
-        collate: Callable[[list[Any]], Batch],
         accelerator: Accelerator,
         fast: bool,
         work: Path | None,
@@ -127,15 +131,14 @@ class _Fit:
         every: int,
     ) -> None:
         self.config, self.accelerator, self.fast = config, accelerator, fast
-        self.loss, self.collate, self.work, self.about = loss, collate, work, about
+        self.data, self.work, self.about = data, work, about
         size = config.examples_a_step
-        order = schedule([len(row["input_ids"]) for row in train], config.steps, size, config.seed)
-        self.batches = batches([train[i] for i in order], size)
-        self.heldout = batches(sorted(heldout, key=lambda row: len(row["input_ids"])), size)
+        order = schedule([len(row["input_ids"]) for row in data.train], config.steps, size, config.seed)
+        self.batches = batches([data.train[i] for i in order], size)
+        self.heldout = batches(sorted(data.heldout, key=lambda row: len(row["input_ids"])), size)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        back = (
-            self.parameters if work and len(heldout) >= _JUDGES else {}
-        )  # what a tuning that only does harm goes back to
+        # what a tuning that only does harm goes back to
+        back = self.parameters if work and len(data.heldout) >= _JUDGES else {}
         self.before = {name: p.detach().to("cpu", copy=True) for name, p in back.items()}
         optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=config.lr, weight_decay=config.weight_decay, fused=True
@@ -185,13 +188,13 @@ class _Fit:
 
     def _losses(self, rows: list[Any]) -> Iterator[Tensor]:
         """The loss of a step's rows in parts, one a pass, each weighted by the tokens that are learnt in it."""
-        passes = [self.collate(part) for part in batches(rows, self.config.batch_size)]
+        passes = [self.data.collate(part) for part in batches(rows, self.config.batch_size)]
         counts = [learnt(batch) for batch in passes]
         device = self.accelerator.device
         for batch, count in zip(passes, counts, strict=True):
             there = {name: tensor.to(device) for name, tensor in batch.items()}
             with torch.autocast(device.type, torch.bfloat16, enabled=self.fast):
-                part = self.loss(self.model, there)
+                part = self.data.loss(self.model, there)
             yield part * (count / sum(counts))
 
     def _log(self, more: dict[str, float]) -> None:

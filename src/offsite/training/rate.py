@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from offsite.training.batches import Batch
 from offsite.training.config import TrainConfig
-from offsite.training.loop import Loss, RunawayError, fit
+from offsite.training.loop import RunawayError, TrainingData, fit
 
 _WIDTH, _AT_WIDTH, _POWER = 576, 2e-4, 1.5  # docs/decisions.md: 1.0e-4 at 896, 3.0e-5 at 2048
 _HIGHEST = 1e-3
 _LORA = 10.0
 _SHARES = (1.0, 1 / 3, 1 / 10)  # of the rate by width, which are tried
+TRIALS = len(_SHARES)
+"""How many rates a trial tries."""
 _OF_STEPS, _FEWEST = 40, 8  # a trial of one rate is a fortieth of the run, and no fewer steps
-_LEAST_STEPS, _LEAST_ROWS = (
-    100,
-    16,
-)  # of a run, and held out: with fewer a trial costs too much or says too little
+_LEAST_STEPS, _LEAST_ROWS = 100, 16  # held out; with fewer a trial costs too much or says too little
 
 
 @dataclass(frozen=True)
@@ -65,20 +63,12 @@ def trial_steps(steps: int, heldout: int) -> int:
     return max(_FEWEST, steps // _OF_STEPS)
 
 
-def choose(
-    model: nn.Module,
-    train: Sequence[Mapping[str, Any]],
-    heldout: Sequence[Mapping[str, Any]],
-    config: TrainConfig,
-    *,
-    loss: Loss,
-    collate: Callable[[list[Any]], Batch],
-) -> Rate:
+def choose(model: nn.Module, data: TrainingData, config: TrainConfig) -> Rate:
     """Try the rate of `config` and lower ones before a run of it; the best by held-out loss.
 
     Afterwards what is trained in `model` is as it was, bit for bit.
     """
-    steps = trial_steps(config.steps, len(heldout))
+    steps = trial_steps(config.steps, len(data.heldout))
     if not steps:
         return Rate(config.lr, "width")
     short = replace(config, steps=steps, checks=1, report_to=())
@@ -86,9 +76,7 @@ def choose(
     tried = {}
     for lr in (config.lr * share for share in _SHARES):
         try:
-            what = "Trying a learning rate"
-            trial = replace(short, lr=lr)
-            curve = fit(model, train, heldout, trial, loss=loss, collate=collate, work=None, what=what)
+            curve = fit(model, data, replace(short, lr=lr), work=None, what="Trying a learning rate")
             tried[lr] = curve[-1].heldout
         except RunawayError:
             tried[lr] = None
