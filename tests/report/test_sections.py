@@ -156,27 +156,19 @@ def test_a_file_that_is_not_sound_is_named(tmp_path, text):
 
 @pytest.mark.parametrize("listed", [False, True], ids=["beside", "on the card"])
 @pytest.mark.parametrize("inner", [False, True], ids=["itself", "one folder down"])
-def test_an_emulator_is_checked_before_anything_in_its_folder_is_parsed(tmp_path, monkeypatch, listed, inner):
-    folder = tmp_path / "sent" if inner else tmp_path
-    build(tiny_model("llama"), Split(1, 1), (Place(2),)).save(folder)
-    (folder / "results.json").write_text("[" * 1000)
-    if listed:
-        sign(folder)
-    monkeypatch.setattr(sections, "_read", lambda _: pytest.fail("parsed"))
-    with pytest.raises(UserError, match=r"'results\.json'(, which no emulator may| is in the folder but not)"):
-        found(tmp_path)
-
-
-@pytest.mark.parametrize("listed", [False, True], ids=["beside", "on the card"])
-@pytest.mark.parametrize("inner", [False, True], ids=["itself", "one folder down"])
-def test_an_adapter_is_checked_before_anything_in_its_folder_is_parsed(tmp_path, monkeypatch, listed, inner):
+@pytest.mark.parametrize("kind", ["emulator", "adapter"])
+def test_a_bundle_is_checked_before_anything_in_its_folder_is_parsed(
+    tmp_path, monkeypatch, kind, inner, listed
+):
     folder, model = tmp_path / "sent" if inner else tmp_path, tiny_model("llama")
-    Adapter.of(model, origin(model, Split(1, 1))).save(folder)
+    emulator = build(model, Split(1, 1), (Place(2),))
+    (emulator if kind == "emulator" else Adapter.of(model, origin(model, Split(1, 1)))).save(folder)
     (folder / "results.json").write_text("[" * 1000)
     if listed:
         sign(folder)
     monkeypatch.setattr(sections, "_read", lambda _: pytest.fail("parsed"))
-    with pytest.raises(UserError, match=r"and nothing else|'results\.json' is in the folder but not"):
+    why = {"emulator": r"'results\.json', which no emulator may", "adapter": "and nothing else"}[kind]
+    with pytest.raises(UserError, match=rf"{why}|'results\.json' is in the folder but not"):
         found(tmp_path)
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from offsite.cli.grid_profiles import GridProfiles
 from offsite.cli.options import (
     Epochs,
     Force,
@@ -32,12 +32,11 @@ from offsite.data import DEFAULT_TEXT
 from offsite.files.atomic import staged, write_json
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from offsite.experiments.frontier import Candidate, Frontier
-    from offsite.experiments.frontier.grid import Grid, Settings
-    from offsite.model.split import Split
-    from offsite.owner.methods.base import Method
+    from offsite.experiments.frontier import Frontier, Wish
+    from offsite.experiments.frontier.grid import Grid
     from offsite.owner.profile import Profile
 
 NAME = "frontier"
@@ -136,48 +135,67 @@ def command(
     output(out, force, [model, *text.split(","), *(profiles or []), *named, data, *([cache] if cache else [])])
     from offsite.data import tasks
     from offsite.data_owner.config import TuneConfig
-    from offsite.experiments.cache import Cache
-    from offsite.experiments.compare import Bench, Experiment
-    from offsite.experiments.frontier import Wish, explore
-    from offsite.experiments.frontier.choose import Amount
+    from offsite.experiments.compare import Experiment
+    from offsite.experiments.frontier import explore
     from offsite.model import loading
-    from offsite.model.decoder import check_length
-    from offsite.owner.fidelity import held_out
-    from offsite.owner.profile import Profile
 
     text = tasks.without(text, [*named, data])
-    wish = Wish(*(None if word is None else Amount.of(word) for word in (min_gap, max_loss)))
-    steps = 150 if steps is None and epochs is None else steps  # it tunes many
-    config = TuneConfig(epochs=epochs, steps=steps, lr=lr, lora_rank=lora_rank, seed=seed)
-    loaded = {folder: Profile.load(folder) for folder in profiles or []}
-    made, varied = list(loaded.values()), _varied(vary or [], alpha=alphas, beta=betas)
-    grid = _grid(method, made, knobs or [], varied, keeps, splits, seed)
-    settings = _checked(grid, made)
+    wish = _wish(min_gap, max_loss)
+    config = TuneConfig(epochs=epochs, steps=_steps(steps, epochs), lr=lr, lora_rank=lora_rank, seed=seed)
+    loaded, varied = _loaded(profiles or []), _varied(vary or [], alpha=alphas, beta=betas)
+    grid = _grid(method, list(loaded.values()), knobs or [], varied, keeps, splits, seed)
     about: dict[str, object] = {"model": model, "method": "+".join(grid.words), "tasks": named}
     about |= {"train": data, "limit": limit, "tuning": asdict(config), "text": text, "blocks": [blocks, length]}
     experiment = Experiment.of(named, data, config, limit)
     whole, tokenizer = loading.load(model)
-    check_length(whole, length)
-    tokens = held_out(tasks.texts(text), tokenizer, length, blocks)
+    tokens = _tokens(whole, tokenizer, text, length, blocks)
     with stages(cache, beside(out, ".frontier"), _resumable) as work:
-        serve = _Profiles(loaded, whole, tokenizer, text, profile_blocks, profile_length, work)
-        candidates = [serve.candidate(grid, point) for point in settings]
+        serve = GridProfiles(loaded, whole, tokenizer, text, profile_blocks, profile_length, work)
+        candidates = [serve.candidate(grid, point) for point in grid.settings()]
         found = explore(whole, tokenizer, candidates, tokens, experiment, work=work, most=most, wish=wish)
-        notes = Bench(whole, tokenizer, candidates[0].split, Cache(work)).notes(experiment)
-        results = _results(about, found, [*notes, *tasks.left_out([text])], seed)
+        results = _results(about, found, text, seed)
         _write(results, found, serve, grid, out)
     emit(results, json, lambda: _show(results, found, out))
 
 
-def _results(about: dict[str, Any], found: Frontier, notes: list[str], seed: int) -> dict[str, Any]:
+def _steps(steps: int | None, epochs: float | None) -> int | None:
+    return 150 if steps is None and epochs is None else steps  # a frontier tunes many
+
+
+def _loaded(folders: list[Path]) -> dict[Path, Profile]:
+    from offsite.owner.profile import Profile
+
+    return {folder: Profile.load(folder) for folder in folders}
+
+
+def _tokens(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, length: int, blocks: int
+) -> Tensor:
+    from offsite.data import tasks
+    from offsite.model.decoder import check_length
+    from offsite.owner.fidelity import held_out
+
+    check_length(model, length)
+    return held_out(tasks.texts(text), tokenizer, length, blocks)
+
+
+def _wish(min_gap: str | None, max_loss: str | None) -> Wish:
+    from offsite.experiments.frontier import Wish
+    from offsite.experiments.frontier.choose import Amount
+
+    return Wish(*(None if word is None else Amount.of(word) for word in (min_gap, max_loss)))
+
+
+def _results(about: dict[str, Any], found: Frontier, text: str, seed: int) -> dict[str, Any]:
     """What frontier.json says, but for the command that makes the chosen emulator."""
+    from offsite.data import tasks
     from offsite.provenance import record
 
     results = {"kind": "frontier", **about, **found.as_json(), **record(seed), "command": None}
-    return results | {"notes": [*notes, *found.failed]}
+    return results | {"notes": [*found.notes, *tasks.left_out([text]), *found.failed]}
 
 
-def _write(results: dict[str, Any], found: Frontier, serve: _Profiles, grid: Grid, out: Path) -> None:
+def _write(results: dict[str, Any], found: Frontier, serve: GridProfiles, grid: Grid, out: Path) -> None:
     """All of the output; `results` come to hold the call that makes the emulator."""
     from offsite import report
 
@@ -216,18 +234,14 @@ def _grid(
 
     names = method.split("+") if method else list(dict.fromkeys(each.method for each in profiles)) or [DEFAULT]
     cuts = [grid.parse_split(word) for word in words(splits)] if splits else []
-    return grid.Grid(
-        names,
-        fixed,
-        varied,
-        grid.parse_keeps(words(keeps) if keeps else []),
-        cuts,
-        before(names, seed, profiles),
-    )
+    shares = grid.parse_keeps(words(keeps) if keeps else [])
+    found = grid.Grid(names, fixed, varied, shares, cuts, before(names, seed, profiles))
+    _check(found, profiles)
+    return found
 
 
-def _checked(grid: Grid, profiles: list[Profile]) -> list[Settings]:
-    """The points of the grid, all of which the profiles, or one profile that is made on the way, serve."""
+def _check(grid: Grid, profiles: list[Profile]) -> None:
+    """Refuse points of the grid that neither the profiles serve, nor one that is made on the way."""
     from offsite.model.split import Split
     from offsite.owner.profile import Profile
 
@@ -238,90 +252,6 @@ def _checked(grid: Grid, profiles: list[Profile]) -> list[Settings]:
         methods = {each.name: each for each in grid.of(point)}
         for profile in [*profiles, *(each for each in made if each.method not in known)]:
             methods.get(profile.method, methods[grid.words[0]]).check(profile)
-    return settings
-
-
-@dataclass
-class _Profiles:
-    """The profile for each method and split: one of those given, or made on the way and kept in `work`."""
-
-    given: Mapping[Path, Profile]
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    text: str
-    blocks: int | None
-    length: int | None
-    work: Path
-    made: dict[tuple[str, Split], Profile] = field(default_factory=dict)
-
-    def candidate(self, grid: Grid, point: Settings) -> Candidate:
-        """The methods as they are at a point, each with the profile for its split."""
-        from offsite.experiments.frontier import Candidate
-        from offsite.experiments.frontier.grid import split_of
-        from offsite.model.split import Split
-
-        split = split_of(point, next(iter(self.given.values())).split if self.given else Split())
-        return Candidate(point, [(method, self.of(method, split)) for method in grid.of(point)])
-
-    def of(self, method: Method, split: Split) -> Profile:
-        """The profile of the method for the split."""
-        if (method.name, split) not in self.made:
-            self.made[method.name, split] = self._of(method, split)
-        return self.made[method.name, split]
-
-    def call(self, candidate: Candidate, grid: Grid, model: str, out: Path, seed: int) -> list[str]:
-        """The words of the `offsite compress` that makes the emulator of a candidate."""
-        from offsite.experiments.frontier.grid import knobs
-
-        used = [profile for _, profile in candidate.links]
-        folders = [folder for folder, profile in self.given.items() if any(profile is each for each in used)]
-        call = ["offsite", "compress", model, "-o", str(out), "--method", candidate.method]
-        call += [word for folder in folders for word in ("--profile", str(folder))]
-        given = set(map(id, self.given.values()))
-        anew = [method for method, profile in candidate.links if id(profile) not in given]
-        before = {knob: value for method in anew for knob, value in _unusual(grid, method, seed).items()}
-        for knob in (*_set(before), *grid.fixed, *_set(knobs(candidate.settings))):
-            call += ["--set", knob]
-        call += ["--keep", str(candidate.settings["keep"])] if "keep" in candidate.settings else []
-        call += ["--bottom", str(candidate.split.bottom), "--top", str(candidate.split.top)]
-        if len(folders) < len(used):
-            read = {"--text": self.text, "--blocks": self.blocks, "--length": self.length}
-            call += [word for name, value in read.items() if value is not None for word in (name, str(value))]
-        return [*call, "--seed", str(seed)]
-
-    def send(self, grid: Grid, point: Settings, model: str, out: Path, folder: Path, seed: int) -> str:
-        """Write the emulator of a point and its receipt into `folder`, later `out`; the call that makes it."""
-        from offsite.provenance import calling
-
-        candidate = self.candidate(grid, point)
-        call = self.call(candidate, grid, model, out / "emulator", seed)
-        made = candidate.make(self.model, self.tokenizer, seed)
-        with calling(call):
-            made.save(folder / "emulator")
-        return shlex.join(call)
-
-    def _of(self, method: Method, split: Split) -> Profile:
-        from offsite.owner.compress import profile_of, serving
-
-        found = serving(method, split, list(self.given.values()))
-        if found:
-            found.check_model(self.model)
-            return found
-        work = self.work / f"profile-{method.name}-{split.bottom}-{split.top}"
-        read = {"blocks": self.blocks, "length": self.length}
-        return profile_of(self.model, self.tokenizer, method, split, text=self.text, work=work, **read)
-
-
-def _unusual(grid: Grid, method: Method, seed: int) -> Mapping[str, object]:
-    """The knobs that a profile made before says of a method, where nobody else would say them."""
-    from offsite.owner.methods import method_named, seeded
-
-    usual = method_named(method.name, (), seeded(method.name, seed)).knobs
-    return {knob: value for knob, value in grid.before[method.name].items() if usual.get(knob) != value}
-
-
-def _set(knobs: Mapping[str, object]) -> list[str]:
-    return [f"{name}={value}" for name, value in knobs.items()]
 
 
 def _resumable(work: Path) -> bool:

@@ -90,7 +90,7 @@ def _judged(runs: Sequence[Run], tasks: Sequence[str]) -> tuple[Measure, list[st
 
 def _headline(groups: Sequence[Group], measure: Measure, tasks: Sequence[str]) -> str:
     on = " and ".join(tasks)
-    if fall := groups[0].itself.worthless(tasks, measure):
+    if fall := groups[0].itself.nothing_gained(tasks, measure):
         return nothing_to_keep(fall, measure, f" on {on}")
     losses = [(group, loss) for group in groups if (loss := group.loss(tasks, measure))]
     if not losses:
@@ -150,7 +150,7 @@ def _chapter(task: str, groups: Sequence[Group], measure: Measure, tasks: Sequen
     counts = {cell.n for cell in scores if cell.n}
     of = "questions" if any(score.acc is not None for score in scores) else "texts"
     notes = [f"{', '.join(map(str, sorted(counts)))} {of}."] if counts else []
-    if fall := groups[0].itself.worthless(tasks, measure):
+    if fall := groups[0].itself.nothing_gained(tasks, measure):
         notes.append(nothing_to_keep(fall, measure))
     table = _table(groups, task, measure, measures(scores))
     return Chapter(task, notes=notes, figures=shown, table=table, after=_AFTER)

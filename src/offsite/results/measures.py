@@ -164,11 +164,8 @@ def gain_of(rows: Rows, tasks: Sequence[str], measure: Measure) -> Estimate | No
     if not fall or not loss or not fall.above_error:
         return None
     kept = 1 - loss.value / fall.value
-    around: dict[RowKey, float] = {
-        "zero_shot": 1 - kept,
-        "plugged_in": -1,
-        "fine_tuned": kept,
-    }  # sums to nothing
+    # weights that add up to nothing
+    around: dict[RowKey, float] = {"zero_shot": 1 - kept, "plugged_in": -1, "fine_tuned": kept}
     apart = _combined(rows, around, tasks, measure)
     return Estimate(kept, None if apart is None or apart.stderr is None else apart.stderr / fall.value)
 

@@ -87,7 +87,7 @@ class Group:
         """How much worse zero-shot is than fine-tuned: what there is to keep."""
         return self._mean(fall_of, tasks, measure)
 
-    def worthless(self, tasks: Sequence[str], measure: Measure) -> Estimate | None:
+    def nothing_gained(self, tasks: Sequence[str], measure: Measure) -> Estimate | None:
         """What fine-tuning gains with a seed where that is not above its error; None: there is no such seed."""
         falls = (fall_of(rows, tasks, measure) for rows in self._by_seed)
         return next((fall for fall in falls if fall and not fall.above_error), None)
@@ -97,7 +97,7 @@ class Group:
 
         None where with one seed there is nothing to keep: the others would flatter.
         """
-        return None if self.worthless(tasks, measure) else self._mean(gain_of, tasks, measure)
+        return None if self.nothing_gained(tasks, measure) else self._mean(gain_of, tasks, measure)
 
     def _mean(self, of: _Of, tasks: Sequence[str], measure: Measure) -> SeedMean | None:
         return over_seeds([found for rows in self._by_seed if (found := of(rows, tasks, measure))])

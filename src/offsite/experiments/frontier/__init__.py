@@ -90,6 +90,8 @@ class Frontier:
     """A sentence for each of which there are no figures, or no scores."""
     rate: Rate | None = None
     """The learning rate of every tuning."""
+    notes: Sequence[str] = ()
+    """Sentences that belong beside the scores."""
 
     @property
     def chosen(self) -> int | None:
@@ -166,7 +168,8 @@ def explore(
         score(choose.next_to_score(points, wish))
     if all(point.rows is None for point in points):
         raise UserError(failed[-1])
-    return Frontier(points, ends(known[0][0].split), wish, same, failed, rate)
+    first = known[0][0].split
+    return Frontier(points, ends(first), wish, same, failed, rate, benches[first].notes(experiment))
 
 
 def _estimated(

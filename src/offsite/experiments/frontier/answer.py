@@ -31,7 +31,7 @@ def _unmet(points: Sequence[FrontierPoint], wish: Wish) -> str:
     gap, loss = f"a gap of {wish.min_gap}", str(wish.max_loss)
     if all(wish.lacks_gap(point) for point in points):
         return f"No emulator scored has {gap}"
-    if all(wish.lacks_gain(point) for point in points):
+    if all(wish.exceeds_loss(point) for point in points):
         return f"No emulator scored keeps its loss to {loss}"
     return f"No emulator scored has both {gap} and a loss of at most {loss}, though some have either"
 
@@ -40,7 +40,7 @@ def _short(point: FrontierPoint, wish: Wish) -> str:
     parts = []
     if lack := wish.lacks_gap(point):
         parts.append(f"lacks {lack:.3f} nats of the gap")
-    if lack := wish.lacks_gain(point):
+    if lack := wish.exceeds_loss(point):
         parts.append(f"loses {lack:.3f} nats more")
     return " and ".join(parts)
 

@@ -141,13 +141,13 @@ class Wish:
         """The nats of the gap that are lacking; infinite where there is nothing to tell by."""
         return self._lacking(self.min_gap, point, point.gap, 1)
 
-    def lacks_gain(self, point: FrontierPoint) -> float:
+    def exceeds_loss(self, point: FrontierPoint) -> float:
         """The nats of the loss beyond those granted; infinite where there is nothing to tell by."""
         return self._lacking(self.max_loss, point, point.loss, -1)
 
     def lacks(self, point: FrontierPoint) -> float:
         """How far a `point` is from the wish, in nats of both; 0: it is met."""
-        return self.lacks_gap(point) + self.lacks_gain(point)
+        return self.lacks_gap(point) + self.exceeds_loss(point)
 
     def within_error(self, point: FrontierPoint) -> bool:
         """Whether the `point` meets the wish, but one of its figures by less than its standard error."""
@@ -188,11 +188,11 @@ def next_to_score(points: Sequence[FrontierPoint], wish: Wish) -> int:
 
     def meets(at: int) -> tuple[bool, bool]:
         point = points[order[at]]
-        return wish.lacks_gap(point) == 0, wish.lacks_gain(point) == 0
+        return wish.lacks_gap(point) == 0, wish.exceeds_loss(point) == 0
 
     gap_turns = [(low, high) for low, high in spans if meets(low)[0] and not meets(high)[0]]
-    gain_turns = [(low, high) for low, high in spans if not meets(low)[1] and meets(high)[1]]
-    low, high = max(gap_turns or gain_turns or spans, key=lambda span: span[1] - span[0])
+    loss_turns = [(low, high) for low, high in spans if not meets(low)[1] and meets(high)[1]]
+    low, high = max(gap_turns or loss_turns or spans, key=lambda span: span[1] - span[0])
     return order[(low + high) // 2]
 
 

@@ -161,10 +161,10 @@ class _Columns:
         if self.texts:
             yield _PPL
         fall = _cell(itself.fall(self.judged, self.measure), self.measure.digits)
-        if fall and not itself.worthless(self.judged, self.measure):
+        if fall and not itself.nothing_gained(self.judged, self.measure):
             yield _FALL.format(fall, _UNITS[self.measure])
         for tasks in [self.judged] + [[task] for task in self.judged if len(self.judged) > 1]:
-            if fall_of := itself.worthless(tasks, self.measure):
+            if fall_of := itself.nothing_gained(tasks, self.measure):
                 yield nothing_to_keep(fall_of, self.measure, f" on {' and '.join(tasks)}")
 
     def _judged(self, group: Group, on: bool) -> Iterator[Mean | None]:
